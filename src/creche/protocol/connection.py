@@ -1,0 +1,548 @@
+# cython: annotation_typing=False
+"""One end of an open connection: bytes and times in, messages and bytes out (RFC 6455 5 to 7).
+
+Theory of operation
+-------------------
+
+The opening handshake is over when a Connection comes to be. Four things happen to it:
+
+- the transport read bytes: `receive_data`, or `receive_eof` at their end;
+- the application sends: `send_message`, `send_ping`, `send_pong`, `send_close`;
+- the application takes what arrived: `next_message`;
+- time passes: `handle_timeout`, due at `next_timeout`.
+
+Everything it wants written is appended to `outbox`, whole frames only; the transport takes bytes
+off its front. Nothing here waits, reads a clock or touches a socket, so that every call is one
+indivisible step. The caller looks at `state`, `ended`, `outcome` and `outbox` after each.
+
+Invariants:
+
+1. The state changes only by TRANSITIONS, only in `_move`.
+2. After our close frame nothing else is appended to the outbox, apart from what waited before it.
+3. What the peer did wrong takes its place in the stream: messages that were whole before it are
+   still taken, and answered. The close frame that tells the peer is sent when `next_message` gets
+   to that place, or `close_timeout` later.
+4. Parsing stops when the inbox is full. What is left is kept, and the caller stops reading.
+5. No view of the caller's buffer outlives `receive_data`.
+"""
+
+from __future__ import annotations
+
+import os
+from enum import Enum
+
+from creche.protocol.closing import MAX_REASON_BYTES, NORMAL_CODES, Close, parse_close
+from creche.protocol.exceptions import PeerError
+from creche.protocol.frames import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    append_frame,
+    parse_header,
+)
+from creche.protocol.masking import apply_mask, new_key
+from creche.protocol.messages import Inbox
+from creche.protocol.timers import Timers, Verdict
+
+# After a violation so much of what still arrives is read and dropped, and for so long: closing a
+# socket with unread input would destroy our close frame on its way.
+DRAIN_BYTES = 2**20
+DRAIN_SECONDS = 1.0
+
+
+class Side(Enum):
+    CLIENT = "client"
+    SERVER = "server"
+
+
+class State(Enum):
+    """Where the connection stands (RFC 6455 7.1)."""
+
+    OPEN = "open"
+    CLOSING = "closing"  # our close frame is sent, the peer's has not come
+    FAILING = "failing"  # the peer broke the protocol and has not been told yet
+    CLOSED = "closed"  # nothing more is sent or read as frames; the transport is still to end
+    LOST = "lost"  # the transport is of no more use
+
+
+class Event(Enum):
+    CLOSE_SENT = "close sent"
+    CLOSE_RECEIVED = "close received"
+    VIOLATION = "violation"
+    TRANSPORT_LOST = "transport lost"
+
+
+TRANSITIONS: dict[State, dict[Event, State]] = {
+    State.OPEN: {
+        Event.CLOSE_SENT: State.CLOSING,
+        Event.CLOSE_RECEIVED: State.CLOSED,  # answered in the same step
+        Event.VIOLATION: State.FAILING,
+        Event.TRANSPORT_LOST: State.LOST,
+    },
+    State.CLOSING: {
+        Event.CLOSE_RECEIVED: State.CLOSED,
+        Event.VIOLATION: State.CLOSED,  # our close frame is out: there is nothing left to say
+        Event.TRANSPORT_LOST: State.LOST,
+    },
+    State.FAILING: {
+        Event.CLOSE_SENT: State.CLOSED,
+        Event.TRANSPORT_LOST: State.LOST,
+    },
+    State.CLOSED: {
+        Event.TRANSPORT_LOST: State.LOST,
+    },
+    State.LOST: {},
+}
+
+
+class Outcome(Enum):
+    """How the connection ended."""
+
+    NORMAL = "normal"
+    ABNORMAL = "abnormal"
+
+
+class Ping:
+    """A ping that we sent.
+
+    Attributes:
+        payload: its application data.
+        sent_at: the time it was sent.
+        latency: seconds until its pong, None until that came.
+    """
+
+    __slots__ = ("latency", "payload", "sent_at")
+
+    def __init__(self, payload: bytes, sent_at: float) -> None:
+        self.payload = payload
+        self.sent_at = sent_at
+        self.latency: float | None = None
+
+
+class Connection:
+    """The protocol of one connection, without I/O.
+
+    Args:
+        side: which end this is.
+        outbox: where to append what is to be written; the transport's.
+        now: the time, in seconds.
+        max_size: the largest message that next_message returns, in bytes; None for no limit.
+        max_fragments: the most frames a message may come in; None for no limit.
+        max_queue: messages in the inbox at which parsing stops; None for no limit.
+        max_queue_bytes: bytes in the inbox at which parsing stops; None for no limit.
+        write_limit: bytes in the outbox above which pings are not answered one by one.
+        ping_interval: seconds of silence after which a ping is sent; None for no pings.
+        ping_timeout: seconds in which a ping must be followed by a sign of life; None for ever.
+        stall_timeout: seconds in which the peer must take some of what waits; None for ever.
+        close_timeout: seconds that closing may take.
+    """
+
+    def __init__(
+        self,
+        side: Side,
+        outbox: bytearray,
+        now: float,
+        *,
+        max_size: int | None = 2**20,
+        max_fragments: int | None = 2**17,
+        max_queue: int | None = 16,
+        max_queue_bytes: int | None = 2**20,
+        write_limit: int = 2**16,
+        ping_interval: float | None = 20,
+        ping_timeout: float | None = 20,
+        stall_timeout: float | None = 40,
+        close_timeout: float = 10,
+    ) -> None:
+        self.side = side
+        self.outbox = outbox
+        self.state = State.OPEN
+        self.inbox = Inbox(max_size, max_fragments, max_queue, max_queue_bytes)
+        self.timers = Timers(now, ping_interval, ping_timeout, stall_timeout, close_timeout)
+        self.received: Close | None = None
+        self.sent: Close | None = None
+        self.failure: PeerError | None = None  # what the peer did wrong
+        self.loss = ""  # why the transport was lost, in words
+        self.eof = False  # the peer's bytes have ended
+        self.answered: list[Ping] = []  # pings with a pong, for the caller to take
+        self.latency: float | None = None  # seconds, of the last ping with a pong
+        self._masking = side is Side.CLIENT
+        self._write_limit = write_limit
+        self._pings: dict[bytes, Ping] = {}
+        self._keepalive: bytes | None = None
+        self._pong_waiting: bytes | None = None
+        self._discarding = False
+        self._dropped = 0
+        # Bytes that could not be parsed yet: the start of a frame, or what the inbox had no
+        # room for.
+        self._tail = bytearray()
+        # The data frame whose payload is arriving.
+        self._frame_left = 0
+        self._frame_fin = False
+        self._frame_key: bytes | None = None
+        self._frame_offset = 0
+
+    # What the caller looks at
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is to come after what is in the inbox."""
+        return self.state is not State.OPEN and self.state is not State.CLOSING
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the connection ended; None while it has not, or while it is still in the stream."""
+        if self.state is not State.CLOSED and self.state is not State.LOST:
+            return None
+        if self.received is None or self.failure is not None:
+            return Outcome.ABNORMAL
+        return Outcome.NORMAL if self.received.code in NORMAL_CODES else Outcome.ABNORMAL
+
+    @property
+    def can_send(self) -> bool:
+        """Whether messages may still be sent."""
+        return self.state is State.OPEN or self.state is State.FAILING
+
+    @property
+    def must_pause(self) -> bool:
+        """Whether the inbox is full and bytes wait for it."""
+        return bool(self._tail) and self.inbox.full
+
+    @property
+    def next_timeout(self) -> float:
+        """When `handle_timeout` is due; infinity for never."""
+        return self.timers.next_timeout
+
+    # Bytes in
+
+    def receive_data(self, data: bytes | bytearray | memoryview, now: float) -> None:
+        """Take bytes that the transport read."""
+        self.timers.last_received = now
+        if self.ended:
+            self._drop(len(data))
+        elif self._tail:
+            self._tail += data
+            self.resume(now)
+        else:
+            with memoryview(data) as view:
+                position = self._parse(view, now)
+                if position < len(view):
+                    self._tail += view[position:]
+
+    def resume(self, now: float) -> None:
+        """Go on parsing what was kept while the inbox was full."""
+        if self.ended:
+            return
+        tail = self._tail
+        with memoryview(tail) as view:
+            position = self._parse(view, now)
+        del tail[:position]
+
+    def _parse(self, view: memoryview, now: float) -> int:
+        """Parse as far as possible; returns where it stopped."""
+        try:
+            position = self._parse_frames(view, now)
+        except PeerError as exc:
+            self._violation(exc, now)
+            self._drop(len(view))
+        if self.ended:
+            return len(view)
+        return position
+
+    def _parse_frames(self, view: memoryview, now: float) -> int:
+        """Parse whole frames and what there is of a data frame; returns where it stopped."""
+        inbox = self.inbox
+        position = 0
+        end = len(view)
+        masked = not self._masking
+        while position < end and not self.ended:
+            if not self._discarding and inbox.full:
+                break
+            if self._frame_left:
+                position = self._parse_payload(view, position, end)
+                continue
+            header = parse_header(view, position, end, masked)
+            if header is None:
+                break
+            size, fin, opcode, length, key = header
+            start = position + size
+            stop = start + length
+            if opcode >= CLOSE:
+                if stop > end:
+                    break
+                payload = bytes(view[start:stop])
+                position = stop
+                self._control(opcode, payload if key is None else apply_mask(payload, key), now)
+            elif fin and stop <= end and opcode != CONTINUATION and inbox.between_messages:
+                position = stop
+                if not self._discarding:
+                    with view[start:stop] as whole:
+                        inbox.add_message(opcode, whole if key is None else apply_mask(whole, key))
+            else:
+                inbox.begin_frame(opcode)
+                position = start
+                self._frame_left = length
+                self._frame_fin = fin
+                self._frame_key = key
+                self._frame_offset = 0
+                if length == 0:
+                    inbox.end_frame(fin)
+        return position
+
+    def _parse_payload(self, view: memoryview, position: int, end: int) -> int:
+        size = min(self._frame_left, end - position)
+        with view[position : position + size] as piece:
+            if self._frame_key is None:
+                self.inbox.add_payload(piece)
+            else:
+                self.inbox.add_payload(apply_mask(piece, self._frame_key, self._frame_offset))
+        self._frame_offset += size
+        self._frame_left -= size
+        if self._frame_left == 0:
+            self.inbox.end_frame(self._frame_fin)
+        if self._discarding:
+            self.inbox.clear()
+        return position + size
+
+    def _control(self, opcode: int, payload: bytes, now: float) -> None:
+        if opcode == PING:
+            self._answer(payload)
+        elif opcode == PONG:
+            self._pong_received(payload, now)
+        else:
+            self._close_received(parse_close(payload), now)
+
+    def _drop(self, size: int) -> None:
+        """Count what arrives after the end of the frames; too much of it ends the transport."""
+        self._dropped += size
+        if self._dropped > DRAIN_BYTES and self.state is State.CLOSED:
+            self.lose("the peer went on sending after the end")
+
+    def receive_eof(self) -> None:
+        """The peer's bytes have ended."""
+        self.eof = True
+        if not self.ended:
+            self.lose("the peer ended the TCP connection without a closing handshake")
+
+    # Messages out
+
+    def next_message(self, now: float) -> str | bytes | None:
+        """The next message of the inbox; None while there is none.
+
+        When it is None and `ended` is true, the application has got to the end of the stream; the
+        peer is told of what it did wrong then.
+        """
+        try:
+            message = self.inbox.take_message()
+        except PeerError as exc:
+            self.inbox.clear()
+            self._violation(exc, now)
+            message = None
+        if message is None and self.state is State.FAILING:
+            self.fail(now)
+        return message
+
+    def discard_input(self) -> None:
+        """From now on messages are dropped; only control frames are looked at."""
+        self._discarding = True
+        self.inbox.clear()
+
+    # Sending
+
+    def send_message(self, opcode: int, payload: bytes | bytearray | memoryview) -> None:
+        """Append a message in one frame to the outbox. `opcode` is TEXT or BINARY."""
+        append_frame(self.outbox, opcode, payload, new_key() if self._masking else None)
+
+    def send_ping(self, payload: bytes | None, now: float) -> Ping:
+        """Append a ping; its payload is made up if there is none.
+
+        Raises:
+            ValueError: a ping with this payload is unanswered, or it is longer than 125 bytes.
+        """
+        if payload is None:
+            payload = os.urandom(4)
+            while payload in self._pings:
+                payload = os.urandom(4)
+        elif payload in self._pings:
+            raise ValueError(f"data {payload!r} is that of a ping without an answer yet")
+        self._send_control(PING, payload)
+        ping = Ping(payload, now)
+        self._pings[payload] = ping
+        self.timers.expect_pong(now)
+        return ping
+
+    def forget_ping(self, ping: Ping) -> None:
+        """Nobody waits for this ping any more."""
+        self._pings.pop(ping.payload, None)
+
+    def send_pong(self, payload: bytes) -> None:
+        """Append an unsolicited pong (RFC 6455 5.5.3).
+
+        Raises:
+            ValueError: `payload` is longer than 125 bytes.
+        """
+        self._send_control(PONG, payload)
+
+    def _send_control(self, opcode: int, payload: bytes) -> None:
+        if len(payload) > 125:
+            raise ValueError(f"data is {len(payload)} bytes long; a control frame has room for 125")
+        append_frame(self.outbox, opcode, payload, new_key() if self._masking else None)
+
+    def send_close(self, close: Close, now: float) -> None:
+        """Start the closing handshake, unless it is under way.
+
+        A peer that broke the protocol is told of that instead.
+        """
+        if self.state is State.FAILING:
+            self.fail(now)
+        elif self.state is State.OPEN:
+            self._append_close(close)
+            self._move(Event.CLOSE_SENT)
+            self.timers.close_within(self.timers.close_timeout, now)
+
+    def _append_close(self, close: Close) -> None:
+        self.flush_pong()
+        self.sent = close
+        self._send_control(CLOSE, close.payload())
+        self.timers.stop_keepalive()
+
+    # Control frames of the peer
+
+    def _answer(self, payload: bytes) -> None:
+        if not self.can_send:
+            return
+        # A peer that sends pings and reads nothing must not grow the outbox.
+        if len(self.outbox) < self._write_limit:
+            self.send_pong(payload)
+        else:
+            self._pong_waiting = payload
+
+    def flush_pong(self) -> None:
+        """Answer the newest ping, if that had to wait for room in the outbox."""
+        payload = self._pong_waiting
+        if payload is not None:
+            self._pong_waiting = None
+            self.send_pong(payload)
+
+    def output_left(self) -> None:
+        """The transport has taken bytes off the outbox."""
+        if self._pong_waiting is not None and len(self.outbox) < self._write_limit:
+            self.flush_pong()
+
+    def take_answered(self) -> list[Ping]:
+        """The pings that have got a pong since the last call."""
+        answered, self.answered = self.answered, []
+        return answered
+
+    def _pong_received(self, payload: bytes, now: float) -> None:
+        if payload not in self._pings:
+            return
+        # It answers this ping and every earlier one (RFC 6455 5.5.3).
+        for earlier in list(self._pings):
+            ping = self._pings.pop(earlier)
+            ping.latency = now - ping.sent_at
+            self.answered.append(ping)
+            if earlier == payload:
+                self.latency = ping.latency
+                break
+        if not self._pings:
+            self.timers.all_answered()
+
+    def _close_received(self, close: Close, now: float) -> None:
+        if self.state is State.OPEN:
+            self._append_close(close)
+        self.received = close
+        self._move(Event.CLOSE_RECEIVED)
+        self.timers.close_within(self.timers.close_timeout, now)
+        self.timers.end_within(self.timers.close_timeout, now)
+
+    # Failing
+
+    def _violation(self, exc: PeerError, now: float) -> None:
+        # Without its traceback and context, which would keep views of the caller's buffer.
+        exc.__context__ = exc.__traceback__ = None
+        self.failure = exc
+        self._tail = bytearray()  # the old one may be in use
+        if self.ended:  # a message taken late: the frames had ended already
+            return
+        self._move(Event.VIOLATION)
+        self.timers.stop_keepalive()
+        if self.state is State.FAILING:
+            self.timers.end_within(self.timers.close_timeout, now)
+        else:
+            self.timers.close_within(DRAIN_SECONDS, now)
+
+    def fail(self, now: float) -> None:
+        """Tell the peer what it did wrong (RFC 6455 7.1.7)."""
+        assert self.failure is not None
+        reason = str(self.failure).encode()[:MAX_REASON_BYTES].decode(errors="ignore")
+        self._append_close(Close(self.failure.close_code, reason))
+        self._move(Event.CLOSE_SENT)
+        self.timers.close_within(min(self.timers.close_timeout, DRAIN_SECONDS), now)
+
+    def lose(self, reason: str) -> None:
+        """The transport is of no more use, or is given up."""
+        if self.state is not State.LOST:
+            self._move(Event.TRANSPORT_LOST)
+            self.loss = reason
+            self.outbox.clear()
+            self._tail = bytearray()
+            self._pong_waiting = None
+            end_due = self.timers.end_due
+            self.timers.stop()
+            self.timers.end_due = end_due
+
+    def _move(self, event: Event) -> None:
+        self.state = TRANSITIONS[self.state][event]
+
+    # Time
+
+    def handle_timeout(self, now: float, delivered: int = 0, in_flight: int = 0) -> bool:
+        """Do what the deadlines that have passed ask for.
+
+        Args:
+            now: the time, in seconds.
+            delivered: bytes that the peer's side has taken since the beginning.
+            in_flight: bytes that wait for it, in the outbox and in the kernel.
+
+        Returns:
+            Whether the application has been given its time to take the end of the stream.
+        """
+        out_of_time = False
+        while True:
+            verdict = self.timers.expired(now, delivered, in_flight)
+            if verdict is Verdict.NOTHING:
+                return out_of_time
+            if verdict is Verdict.PING:
+                self._send_keepalive(now)
+            elif verdict is Verdict.END:
+                out_of_time = True
+                if self.state is State.FAILING:
+                    self.fail(now)
+            else:
+                self.lose(self.timers.describe(verdict))
+
+    def _send_keepalive(self, now: float) -> None:
+        # Where nothing is expected of it (no ping_timeout), an unanswered one is forgotten.
+        if self._keepalive is not None:
+            self._pings.pop(self._keepalive, None)
+        self._keepalive = self.send_ping(None, now).payload
+
+
+def encode_message(message: object) -> tuple[int, bytes | memoryview]:
+    """The opcode and payload of a message.
+
+    Raises:
+        TypeError: `message` is neither str nor bytes-like.
+        ValueError: a str with lone surrogates, which UTF-8 does not have.
+    """
+    if isinstance(message, str):
+        return TEXT, message.encode()
+    if isinstance(message, bytes):
+        return BINARY, message
+    if isinstance(message, bytearray | memoryview):
+        view = memoryview(message)
+        return BINARY, view.cast("B") if view.c_contiguous else view.tobytes()
+    raise TypeError(f"message must be str or bytes-like, not {type(message).__name__}")

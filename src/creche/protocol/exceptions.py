@@ -1,0 +1,124 @@
+# cython: annotation_typing=False
+"""The exceptions that the protocol itself raises or names as a cause.
+
+What is raised when a connection has ended is in creche.exceptions: those classes are also
+AnyIO's, and this layer does not know AnyIO.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from creche.protocol.http import Response
+
+
+class WebSocketError(Exception):
+    """The base of every exception of this library that is not a misuse."""
+
+
+class PeerError(WebSocketError):
+    """What the peer did wrong on an open connection; the cause of a ConnectionClosedError.
+
+    Attributes:
+        close_code: the close code that tells the peer (RFC 6455 7.4.1).
+    """
+
+    close_code = 1002
+
+    def __init__(self, message: str, close_code: int | None = None) -> None:
+        super().__init__(message)
+        if close_code is not None:
+            self.close_code = close_code
+
+
+class ProtocolError(PeerError):
+    """The peer broke RFC 6455: a bad frame (1002) or text that is not UTF-8 (1007)."""
+
+
+class PayloadTooBig(PeerError):
+    """A message was larger than `max_size` or came in more than `max_fragments` (1009)."""
+
+    close_code = 1009
+
+
+class HandshakeError(WebSocketError):
+    """The opening handshake failed; no connection came to be (RFC 6455 4)."""
+
+
+class InvalidURI(HandshakeError, ValueError):
+    """The URI is not one of a WebSocket (RFC 6455 3)."""
+
+    def __init__(self, uri: str, why: str) -> None:
+        super().__init__(uri, why)
+        self.uri = uri
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"uri {self.uri!r} {self.why}"
+
+
+class InvalidMessage(HandshakeError):
+    """The peer's opening handshake is not HTTP/1.1, or ended in the middle."""
+
+
+class InvalidStatus(HandshakeError):
+    """The server answered with another status than 101.
+
+    Attributes:
+        response: the whole answer; its body is cut at 64 KiB.
+    """
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response)
+        self.response = response
+
+    def __str__(self) -> str:
+        return (
+            f"the server answered {self.response.status} {self.response.reason_phrase}, "
+            "not 101 Switching Protocols"
+        )
+
+
+class InvalidHeader(HandshakeError):
+    """A header field of the opening handshake is missing, doubled or wrong.
+
+    Attributes:
+        name: the field's name.
+        value: its value, None where it is missing.
+    """
+
+    def __init__(self, name: str, value: str | None, why: str = "") -> None:
+        super().__init__(name, value, why)
+        self.name = name
+        self.value = value
+        self.why = why
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return f"the {self.name} header is missing{self.why}"
+        return f"the {self.name} header {self.value!r} is not acceptable{self.why}"
+
+
+class InvalidUpgrade(InvalidHeader):
+    """The Connection or Upgrade header does not switch to WebSocket (RFC 6455 4.1, 4.2.1)."""
+
+
+class NegotiationError(HandshakeError):
+    """The server chose a subprotocol or an extension that was not asked for (RFC 6455 4.1)."""
+
+
+class Rejection(HandshakeError):
+    """The server refuses a client's opening handshake.
+
+    Attributes:
+        response: the answer that tells the client why.
+    """
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response)
+        self.response = response
+
+    def __str__(self) -> str:
+        text = self.response.body.decode("utf-8", "replace").strip()
+        return f"{self.response.status} {self.response.reason_phrase}: {text}"

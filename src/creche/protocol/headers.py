@@ -1,0 +1,82 @@
+# cython: annotation_typing=False
+"""Header fields of HTTP: case-insensitive names, several values to a name (RFC 9110 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+HeadersLike = Mapping[str, str] | Iterable[tuple[str, str]]
+
+_NAME_CHARACTERS = frozenset(
+    "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+)
+
+
+class Headers(Mapping[str, str]):
+    """The header fields of a request or a response, in order.
+
+    As a mapping it is case-insensitive, and several fields of one name are one value, joined by
+    commas (RFC 9110 5.3). `get_all` gives them apart, `fields` gives everything as it came.
+
+    Args:
+        fields: a mapping, or pairs of name and value.
+
+    Raises:
+        TypeError: a name or a value is not a str.
+        ValueError: a name is not a token, or a value has CR, LF, NUL or characters beyond
+            Latin-1.
+    """
+
+    __slots__ = ("_fields", "_index")
+
+    def __init__(self, fields: HeadersLike = ()) -> None:
+        self._fields: list[tuple[str, str]] = []
+        self._index: dict[str, list[str]] = {}
+        for name, value in fields.items() if isinstance(fields, Mapping) else fields:
+            self.add(name, value)
+
+    def add(self, name: str, value: str) -> None:
+        """Append a field, beside those of the same name."""
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"header {name!r}: {value!r} must be two str")
+        if not name or not _NAME_CHARACTERS.issuperset(name):
+            raise ValueError(f"header name {name!r} is not a token")
+        value = value.strip(" \t")
+        if any((ord(c) < 32 and c != "\t") or ord(c) == 127 or ord(c) > 255 for c in value):
+            raise ValueError(f"header {name} has a value with forbidden characters: {value!r}")
+        self._fields.append((name, value))
+        self._index.setdefault(name.lower(), []).append(value)
+
+    def add_default(self, name: str, value: str) -> None:
+        """Append a field unless there is one of that name."""
+        if name not in self:
+            self.add(name, value)
+
+    def __getitem__(self, name: str) -> str:
+        return ", ".join(self._index[name.lower()])
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._index
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __repr__(self) -> str:
+        return f"Headers({self._fields!r})"
+
+    def get_all(self, name: str) -> list[str]:
+        """The values of every field of this name, in order; an empty list if there is none."""
+        return list(self._index.get(name.lower(), ()))
+
+    def get_tokens(self, name: str) -> list[str]:
+        """The comma-separated elements of every field of this name (RFC 9110 5.6.1)."""
+        elements = ",".join(self._index.get(name.lower(), ())).split(",")
+        return [element.strip(" \t") for element in elements if element.strip(" \t")]
+
+    @property
+    def fields(self) -> list[tuple[str, str]]:
+        """Every field as (name, value), as it came."""
+        return list(self._fields)

@@ -1,0 +1,172 @@
+# cython: annotation_typing=False
+"""Requests and responses of the opening handshake, and the way they are read (RFC 9112).
+
+h11 parses HTTP/1.1. Here the head is bounded before h11 sees it, and its version is looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import h11
+
+from creche.protocol.exceptions import InvalidMessage
+from creche.protocol.headers import Headers, HeadersLike
+
+# The most of a refusing server's body that is kept, in bytes.
+MAX_BODY_BYTES = 2**16
+
+_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
+_MISSING: Any = object()
+
+
+class Request:
+    """The client's half of the opening handshake.
+
+    Attributes:
+        method: GET, as far as a handler sees it.
+        path: the path and query asked for, as they were sent.
+        headers: the header fields.
+        state: a dict for the application, from `process_request` to the handler.
+        extra_attributes: what `extra` looks up.
+    """
+
+    __slots__ = ("extra_attributes", "headers", "method", "path", "state")
+
+    def __init__(
+        self,
+        path: str,
+        headers: HeadersLike = (),
+        *,
+        method: str = "GET",
+        extra_attributes: Mapping[Any, Callable[[], Any]] | None = None,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers if isinstance(headers, Headers) else Headers(headers)
+        self.state: dict[str, Any] = {}
+        self.extra_attributes = extra_attributes or {}
+
+    def __repr__(self) -> str:
+        # The query may hold credentials.
+        return f"<Request {self.method} {self.path.partition('?')[0]}>"
+
+    def extra(self, attribute: Any, default: Any = _MISSING) -> Any:
+        """A fact about the connection, such as anyio.abc.SocketAttribute.remote_address.
+
+        Args:
+            attribute: an attribute of AnyIO's SocketAttribute or TLSAttribute.
+            default: what to return where the attribute is not known.
+
+        Raises:
+            LookupError: the attribute is not known and there is no default.
+        """
+        try:
+            getter = self.extra_attributes[attribute]
+        except KeyError:
+            if default is _MISSING:
+                raise LookupError("the connection does not know this attribute") from None
+            return default
+        return getter()
+
+
+class Response:
+    """The server's half of the opening handshake.
+
+    Args:
+        status: the status code, 101 to 599.
+        headers: the header fields; Content-Length and Connection are added where they belong.
+        body: the content; str is sent as UTF-8.
+
+    Raises:
+        TypeError: `body` is neither str nor bytes, or `status` is not an int.
+        ValueError: `status` is out of range.
+    """
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, headers: HeadersLike = (), body: bytes | str = b"") -> None:
+        if not isinstance(status, int):
+            raise TypeError(f"status must be an int, not {type(status).__name__}")
+        if not 101 <= status <= 599:
+            raise ValueError(f"status {status} is not one of 101 to 599")
+        if not isinstance(body, bytes | str):
+            raise TypeError(f"body must be str or bytes, not {type(body).__name__}")
+        self.status = int(status)
+        self.headers = headers if isinstance(headers, Headers) else Headers(headers)
+        if isinstance(body, str):
+            body = body.encode()
+            self.headers.add_default("Content-Type", "text/plain; charset=utf-8")
+        self.body = body
+
+    @property
+    def reason_phrase(self) -> str:
+        """The standard's words for the status."""
+        try:
+            return HTTPStatus(self.status).phrase
+        except ValueError:
+            return ""
+
+    def __repr__(self) -> str:
+        return f"<Response {self.status} {self.reason_phrase}>"
+
+
+class HeadTooLarge(InvalidMessage):
+    """The head of a message is larger than allowed.
+
+    Attributes:
+        in_first_line: whether the first line alone is.
+    """
+
+    def __init__(self, limit: int, in_first_line: bool) -> None:
+        super().__init__(f"the head of the opening handshake has more than {limit} bytes")
+        self.in_first_line = in_first_line
+
+
+class HeadReader:
+    """Collects the bytes of a head, bounded, until it is complete."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._buffer = bytearray()
+
+    def receive_data(self, data: bytes | bytearray | memoryview) -> bytes | None:
+        """The head with everything after it, once it is complete.
+
+        Raises:
+            HeadTooLarge: it has more than `max_bytes` bytes.
+        """
+        buffer = self._buffer
+        searched = max(len(buffer) - 3, 0)
+        buffer += data
+        end = _END_OF_HEAD.search(buffer, searched)
+        size = end.end() if end else len(buffer)
+        if size > self._max_bytes:
+            raise HeadTooLarge(self._max_bytes, b"\n" not in buffer[: self._max_bytes])
+        return bytes(buffer) if end else None
+
+
+def decode_headers(fields: Any) -> Headers:
+    """h11's header fields as ours.
+
+    Raises:
+        InvalidMessage: one has characters that h11 lets through and HTTP does not.
+    """
+    raw = fields.raw_items()
+    try:
+        return Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw])
+    except ValueError as exc:
+        raise InvalidMessage(str(exc)) from None
+
+
+def encode_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Our header fields as h11's."""
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.fields]
+
+
+def trailing_data(http: h11.Connection) -> bytes:
+    """What came after the head: the first frames, perhaps."""
+    return bytes(http.trailing_data[0])

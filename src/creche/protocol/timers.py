@@ -1,0 +1,169 @@
+# cython: annotation_typing=False
+"""The deadlines of a connection: keepalive, stall and closing. Times come in, verdicts go out.
+
+Every time is a number of seconds on a clock that only the caller knows; infinity is "never".
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+NEVER = float("inf")
+
+# A stall is looked at so many times per `stall_timeout`: it is noticed at most so much late.
+STALL_CHECKS = 4
+
+
+class Verdict(Enum):
+    """What a deadline that has passed asks for."""
+
+    NOTHING = 0
+    PING = 1  # a ping is due
+    END = 2  # the application did not take the end of the stream in time
+    DEAD = 3  # no pong
+    STALLED = 4  # the peer takes nothing
+    UNCLOSED = 5  # the closing handshake takes too long
+
+
+class Timers:
+    """When to ping, and when to give the peer up.
+
+    `delivered` is the number of bytes that the peer's side has taken since the beginning, and
+    `in_flight` of those that wait for it, as far as can be known: a peer that takes bytes is
+    alive, however slow (the kernel hides megabytes of what waits).
+    """
+
+    def __init__(
+        self,
+        now: float,
+        ping_interval: float | None,
+        ping_timeout: float | None,
+        stall_timeout: float | None,
+        close_timeout: float,
+    ) -> None:
+        self.ping_interval = NEVER if ping_interval is None else ping_interval
+        self.ping_timeout = NEVER if ping_timeout is None else ping_timeout
+        self.stall_timeout = NEVER if stall_timeout is None else stall_timeout
+        self.close_timeout = close_timeout
+        self.last_received = now
+        self.ping_due = now + self.ping_interval
+        self.pong_due = NEVER
+        self.stall_due = NEVER
+        self.end_due = NEVER
+        self.close_due = NEVER
+        self._paused = False
+        # When the pong became due, what had been delivered then, and whether more was waiting.
+        self._asked_at = now
+        self._pong_mark = 0
+        self._pong_behind = False
+        # What had been delivered when that last changed, and when it did.
+        self._stall_mark = 0
+        self._stall_since = now
+
+    @property
+    def next_timeout(self) -> float:
+        """The earliest deadline."""
+        return min(self.ping_due, self.pong_due, self.stall_due, self.end_due, self.close_due)
+
+    def stop(self) -> None:
+        """No deadline any more."""
+        self.stop_keepalive()
+        self.stall_due = self.end_due = self.close_due = NEVER
+
+    def stop_keepalive(self) -> None:
+        self.ping_due = self.pong_due = NEVER
+
+    def expect_pong(self, now: float) -> None:
+        """A ping was sent; unless an earlier one is unanswered, its answer is due."""
+        if self.pong_due == NEVER:
+            self._asked_at = now
+            self.pong_due = now + self.ping_timeout
+
+    def all_answered(self) -> None:
+        """No ping is without an answer."""
+        self.pong_due = NEVER
+
+    def set_paused(self, paused: bool, now: float) -> None:
+        """Whether we leave the peer's bytes unread: no answer is expected of it meanwhile."""
+        self._paused = paused
+        if not paused and self.pong_due != NEVER:
+            self.pong_due = max(self.pong_due, now + self.ping_timeout)
+
+    @property
+    def watching_output(self) -> bool:
+        """Whether bytes of ours are known to wait."""
+        return self.stall_due != NEVER
+
+    def output_waits(self, now: float, delivered: int) -> None:
+        """The kernel refused some of our bytes."""
+        self._stall_mark = delivered
+        self._stall_since = now
+        self.stall_due = now + self.stall_timeout / STALL_CHECKS
+
+    def close_within(self, seconds: float, now: float) -> None:
+        """The connection must be over in so many seconds; a sooner deadline stays."""
+        self.close_due = min(self.close_due, now + seconds)
+
+    def end_within(self, seconds: float, now: float) -> None:
+        """The application has so many seconds to take what arrived before the end."""
+        self.end_due = min(self.end_due, now + seconds)
+
+    def end_taken(self) -> None:
+        """The application has taken the end."""
+        self.end_due = NEVER
+
+    def expired(self, now: float, delivered: int, in_flight: int) -> Verdict:
+        """What a deadline that has passed asks for; to be asked again until it is NOTHING."""
+        if now >= self.close_due:
+            return Verdict.UNCLOSED
+        if now >= self.end_due:
+            self.end_due = NEVER
+            return Verdict.END
+        if now >= self.stall_due and self._stalled(now, delivered, in_flight):
+            return Verdict.STALLED
+        if now >= self.pong_due and self._dead(now, delivered, in_flight):
+            return Verdict.DEAD
+        if now >= self.ping_due and self._ping(now, delivered, in_flight):
+            return Verdict.PING
+        return Verdict.NOTHING
+
+    def describe(self, verdict: Verdict) -> str:
+        """Why the connection is given up, in words for the application."""
+        if verdict is Verdict.DEAD:
+            return f"keepalive ping timeout: no sign of life for {self.ping_timeout:g} s"
+        if verdict is Verdict.STALLED:
+            return f"stall timeout: the peer took no byte for {self.stall_timeout:g} s"
+        return f"close timeout: no end to the closing handshake for {self.close_timeout:g} s"
+
+    def _stalled(self, now: float, delivered: int, in_flight: int) -> bool:
+        if delivered > self._stall_mark:
+            self._stall_mark = delivered
+            self._stall_since = now
+        elif now >= self._stall_since + self.stall_timeout:
+            return True
+        self.stall_due = NEVER if in_flight == 0 else now + self.stall_timeout / STALL_CHECKS
+        return False
+
+    def _dead(self, now: float, delivered: int, in_flight: int) -> bool:
+        if self.last_received > self._asked_at:
+            self.pong_due = NEVER
+            return False
+        taking = delivered > self._pong_mark and (self._pong_behind or in_flight > 0)
+        if self._paused or taking:
+            self._pong_mark = delivered
+            self._pong_behind = in_flight > 0
+            self.pong_due = now + self.ping_timeout
+            return False
+        return True
+
+    def _ping(self, now: float, delivered: int, in_flight: int) -> bool:
+        if self.last_received + self.ping_interval > now:
+            # Bytes have come since: that is life enough, ask when it has been quiet.
+            self.ping_due = self.last_received + self.ping_interval
+            return False
+        self.ping_due = now + self.ping_interval
+        if self.pong_due != NEVER:
+            return False
+        self._pong_mark = delivered
+        self._pong_behind = in_flight > 0
+        return True
