@@ -1,0 +1,125 @@
+"""The contract that all transports share.
+
+A transport has two lives. Until `start`, one task moves bytes with `receive` and `drain`: that is
+the opening handshake. From `start` on, bytes that arrive are handed to a receiver as they come,
+and `flush` gives the kernel what it takes, at once and without waiting; a task is only started
+where somebody must wait. No application task ever waits for the wire.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol
+
+# So many bytes are read at once.
+READ_SIZE = 2**16
+
+
+class Receiver(Protocol):
+    """What a transport reports to. None of these may raise or wait."""
+
+    def data_received(self, data: memoryview) -> None:
+        """Bytes have arrived; `data` is only valid during the call."""
+
+    def eof_received(self) -> None:
+        """The peer's bytes have ended."""
+
+    def output_left(self) -> None:
+        """Bytes of the outbox have left that had to wait."""
+
+    def read_failed(self, exc: Exception) -> None:
+        """Reading failed: the transport is of no more use."""
+
+    def write_failed(self, exc: Exception) -> None:
+        """Writing failed; the peer's last words may still be read."""
+
+
+class TaskStarter(Protocol):
+    """Starts the children of a transport, in a task group that outlives them."""
+
+    def start_soon(
+        self, function: Callable[..., Coroutine[Any, Any, None]], /, *args: Any
+    ) -> object: ...
+
+
+class Transport(ABC):
+    """Moves the bytes of one connection.
+
+    Attributes:
+        outbox: what is to be written. Append to its end and call `flush`; the transport takes
+            bytes off its front.
+        bytes_sent: how many bytes the layer below has taken since the beginning.
+        closed: whether `close` or `abort` was called.
+    """
+
+    def __init__(self) -> None:
+        self.outbox = bytearray()
+        self.bytes_sent = 0
+        self.closed = False
+        self._receiver: Receiver | None = None
+        self._tasks: TaskStarter | None = None
+
+    @property
+    @abstractmethod
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """AnyIO's typed attributes of the connection."""
+
+    @abstractmethod
+    async def receive(self) -> bytes:
+        """Before `start`: the next bytes; b"" at their end.
+
+        Raises:
+            OSError: reading failed.
+        """
+
+    @abstractmethod
+    async def drain(self) -> None:
+        """Before `start`: return when the outbox is empty.
+
+        Raises:
+            OSError: writing failed.
+        """
+
+    @abstractmethod
+    def start(self, tasks: TaskStarter, receiver: Receiver) -> None:
+        """Report to `receiver` from now on; children go to `tasks`."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Write what the layer below takes without waiting; the rest follows by itself."""
+
+    @abstractmethod
+    def pause_reading(self) -> None:
+        """Read nothing more until `resume_reading`."""
+
+    @abstractmethod
+    def resume_reading(self) -> None:
+        """Read again."""
+
+    @abstractmethod
+    def send_eof(self) -> None:
+        """Shut down writing. The outbox is empty. Reading goes on."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close at once; nothing is reported any more. May be called twice."""
+
+    def abort(self) -> None:
+        """Close at once and drop what the layer below has not sent yet, where it can."""
+        self.close()
+
+    async def aclose_forcefully(self) -> None:
+        """Close at once, also before `start`."""
+        self.abort()
+
+    def unsent(self) -> int:
+        """How many of `bytes_sent` the peer's side has not taken yet, as far as is known."""
+        return 0
+
+    def _forget(self) -> None:
+        """Let go of everything that leads back here."""
+        self.closed = True
+        self.outbox.clear()
+        self._receiver = None
+        self._tasks = None

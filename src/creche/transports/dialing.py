@@ -1,0 +1,165 @@
+"""Connecting: TCP by happy eyeballs (RFC 8305), Unix sockets, and TLS on top of either."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+
+from creche.transports.asyncio_sockets import socket_transport
+from creche.transports.sockets import SocketTransport, retry
+
+# The next address is tried after so long, or when the last one has failed (RFC 8305 5).
+ATTEMPT_DELAY = 0.25
+
+_Address = tuple[int, Any]
+
+
+async def dial_tcp(
+    host: str, port: int, *, local_address: str | None = None, attempt_delay: float = ATTEMPT_DELAY
+) -> socket.socket:
+    """Connect to the first address of `host` that answers.
+
+    Args:
+        host: a name or an address.
+        port: the TCP port.
+        local_address: the address to connect from.
+        attempt_delay: seconds after which the next address is tried, too.
+
+    Raises:
+        OSError: the name cannot be resolved, or no address answers; it names the host.
+    """
+    try:
+        found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as exc:
+        raise _named(exc, f"cannot resolve {host}") from None
+    except UnicodeError:
+        raise OSError(errno.EINVAL, f"cannot resolve {host!r}: it is not a host name") from None
+    addresses = interleave([(family, address) for family, _, _, _, address in found])
+    winner: socket.socket | None = None
+    errors: list[OSError] = []
+
+    async def attempt(family: int, address: Any, failed: anyio.Event) -> None:
+        nonlocal winner
+        try:
+            sock = await _connect(family, address, local_address)
+        except OSError as exc:
+            errors.append(_named(exc, f"cannot connect to {host} port {port}"))
+            failed.set()
+            return
+        if winner is None:
+            winner = sock
+            tg.cancel_scope.cancel()
+        else:
+            sock.close()
+
+    try:
+        async with anyio.create_task_group() as tg:
+            for family, address in addresses:
+                failed = anyio.Event()
+                tg.start_soon(attempt, family, address, failed)
+                with anyio.move_on_after(attempt_delay):
+                    await failed.wait()
+    except BaseException:
+        if winner is not None:
+            winner.close()
+        raise
+    if winner is None:
+        if len(errors) > 1:
+            errors[0].__cause__ = ExceptionGroup("every address failed", errors[1:])
+        raise errors[0]
+    return winner
+
+
+def interleave(addresses: Sequence[_Address]) -> list[_Address]:
+    """Put the families in turn, the resolver's first one first (RFC 8305 4)."""
+    first = addresses[0][0]
+    ours = [address for address in addresses if address[0] == first]
+    others = [address for address in addresses if address[0] != first]
+    turns = []
+    while ours or others:
+        turns += ours[:1] + others[:1]
+        ours, others = ours[1:], others[1:]
+    return turns
+
+
+async def _connect(family: int, address: Any, local_address: str | None) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        if local_address is not None:
+            sock.bind((local_address, 0))
+        try:
+            sock.connect(address)
+        except (BlockingIOError, InterruptedError):
+            await anyio.wait_writable(sock)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                raise OSError(code, os.strerror(code)) from None
+    except BaseException:
+        anyio.notify_closing(sock)
+        sock.close()
+        raise
+    return sock
+
+
+async def dial_unix(path: str | os.PathLike[str]) -> socket.socket:
+    """Connect to a Unix socket.
+
+    Raises:
+        OSError: nobody listens there; it names the path.
+    """
+    try:
+        return await _connect(socket.AF_UNIX, os.fspath(path), None)
+    except OSError as exc:
+        raise _named(exc, f"cannot connect to {os.fspath(path)}") from None
+
+
+def _named(exc: OSError, what: str) -> OSError:
+    """The same error with the address in its text."""
+    return type(exc)(exc.errno, f"{what}: {exc.strerror or exc}")
+
+
+async def open_transport(
+    sock: socket.socket,
+    context: ssl.SSLContext | None,
+    *,
+    server_side: bool = False,
+    server_hostname: str | None = None,
+) -> SocketTransport:
+    """The transport of a connected socket, after a TLS handshake where there is a context.
+
+    The socket is closed if that fails or is cancelled.
+
+    Raises:
+        OSError: the TLS handshake failed (ssl.SSLError, ssl.SSLCertVerificationError).
+    """
+    try:
+        if context is not None:
+            sock.setblocking(False)
+            tls = context.wrap_socket(
+                sock,
+                server_side=server_side,
+                server_hostname=server_hostname,
+                do_handshake_on_connect=False,
+            )
+            sock = tls
+            await retry(tls, tls.do_handshake)
+        return socket_transport(sock)
+    except BaseException:
+        if sock.fileno() >= 0:
+            anyio.notify_closing(sock)
+        sock.close()
+        raise
+
+
+def client_context() -> ssl.SSLContext:
+    """A TLS context that verifies the server, for HTTP/1.1."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context

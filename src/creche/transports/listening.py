@@ -1,0 +1,197 @@
+"""Listening: bound sockets, and an accept loop that survives what happens to it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import stat
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import anyio
+from anyio.abc import SocketAttribute
+
+# The kernel is out of something for a while, or the client has gone again.
+_PASSING = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED, errno.EPROTO}
+)
+PAUSE = 0.1
+_LOG_INTERVAL = 1.0
+
+# So many connections are accepted before others get a turn.
+_ACCEPTS_IN_A_ROW = 64
+
+_PORT_ATTEMPTS = 8
+
+
+async def bind_tcp(
+    host: str | None, port: int, *, backlog: int = 1024, reuse_port: bool = False
+) -> list[socket.socket]:
+    """Listen on every address of `host`, on one and the same port.
+
+    Args:
+        host: a name or an address; None or "" for every interface, IPv4 and IPv6.
+        port: the TCP port; 0 for a free one.
+        backlog: connections that the kernel keeps until they are accepted.
+        reuse_port: whether other processes may listen on the same port.
+
+    Raises:
+        OSError: the name cannot be resolved or an address not be bound; it names them.
+    """
+    try:
+        found = await anyio.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as exc:
+        raise OSError(exc.errno, f"cannot resolve {host}: {exc.strerror}") from None
+    addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+    for last in range(_PORT_ATTEMPTS - 1, -1, -1):
+        try:
+            return _bind_all(addresses, port, backlog, reuse_port)
+        except OSError as exc:
+            # A free port of the first address may be taken at the second one.
+            if port != 0 or exc.errno != errno.EADDRINUSE or not last:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _bind_all(
+    addresses: Sequence[tuple[int, Any]], port: int, backlog: int, reuse_port: bool
+) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
+    try:
+        for family, address in addresses:
+            try:
+                sock = socket.socket(family, socket.SOCK_STREAM)
+            except OSError:
+                continue  # a kernel without IPv6
+            sockets.append(sock)
+            _bind(sock, (address[0], port, *address[2:]), backlog, reuse_port)
+            port = sock.getsockname()[1]
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _bind(sock: socket.socket, address: Any, backlog: int, reuse_port: bool) -> None:
+    if os.name == "posix":
+        # On Windows this would let two servers share a port.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if reuse_port:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if sock.family == socket.AF_INET6:
+        # IPv4 has a socket of its own.
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    try:
+        sock.bind(address)
+        sock.listen(backlog)
+    except OSError as exc:
+        raise OSError(
+            exc.errno, f"cannot listen on {address[0]} port {address[1]}: {exc.strerror}"
+        ) from None
+
+
+def bind_unix(
+    path: str | os.PathLike[str], *, mode: int | None = None, backlog: int = 1024
+) -> socket.socket:
+    """Listen on a Unix socket. A socket that nobody listens on any more is replaced.
+
+    Args:
+        path: where to make the socket.
+        mode: its permissions, such as 0o660; None for what the umask leaves.
+        backlog: connections that the kernel keeps until they are accepted.
+
+    Raises:
+        OSError: the path is taken, or cannot be made; it names the path.
+    """
+    name = os.fspath(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(name)
+        sock.bind(name)
+        if mode is not None:
+            os.chmod(name, mode)
+        sock.listen(backlog)
+    except OSError as exc:
+        sock.close()
+        raise OSError(exc.errno, f"cannot listen on {name}: {exc.strerror}") from None
+    return sock
+
+
+def _remove_stale(name: str) -> None:
+    """Remove a socket that its process has left behind."""
+    try:
+        if not stat.S_ISSOCK(os.stat(name).st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(name)
+        except ConnectionRefusedError:
+            os.unlink(name)
+
+
+def identity(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """What tells a file from another of the same name."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def remove_unix(path: str | os.PathLike[str], made: tuple[int, int]) -> None:
+    """Remove the path of a Unix socket, unless another process has made it anew."""
+    try:
+        if identity(path) == made:
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+async def accept_loop(
+    sock: socket.socket, accepted: Callable[[socket.socket], object], logger: logging.Logger
+) -> None:
+    """Accept connections until cancelled. `accepted` takes each and must not wait.
+
+    Running out of descriptors or memory is logged once a second and sat out.
+
+    Raises:
+        OSError: the socket itself is broken.
+    """
+    sock.setblocking(False)
+    logged_at = float("-inf")
+    while True:
+        await anyio.wait_readable(sock)
+        try:
+            for _ in range(_ACCEPTS_IN_A_ROW):
+                accepted(sock.accept()[0])
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as exc:
+            if exc.errno not in _PASSING:
+                raise
+            now = anyio.current_time()
+            if now >= logged_at + _LOG_INTERVAL:
+                logged_at = now
+                logger.warning("cannot accept connections for now: %s", exc)
+            await anyio.sleep(PAUSE)
+
+
+def close_listening(sock: socket.socket) -> None:
+    """Close a listening socket, also under a task that waits for it."""
+    anyio.notify_closing(sock)
+    sock.close()
+
+
+def listening_address(sock: socket.socket) -> Any:
+    """Where a socket listens: (host, port), or the path of a Unix socket."""
+    address = sock.getsockname()
+    return address[:2] if isinstance(address, tuple) else address
+
+
+def listener_address(listener: Any) -> Any:
+    """Where an anyio listener listens, None where it does not say."""
+    return listener.extra(SocketAttribute.local_address, None)

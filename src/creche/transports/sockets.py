@@ -1,0 +1,319 @@
+"""Non-blocking sockets, plain or TLS, on any backend that AnyIO runs on.
+
+A socket is tried first and waited for only when the kernel says no.
+
+What is peculiar about TLS (Python's ssl.SSLSocket over OpenSSL):
+
+- A write that the kernel refuses must be repeated with the very same bytes, and tells nothing of
+  its progress. So at most one record's worth is written per call, always from the outbox's front,
+  which only ever grows at its end meanwhile.
+- Bytes that are already decrypted do not make the socket readable. So reading goes on until
+  OpenSSL has nothing more, also after a pause.
+- Either direction may ask for the other (a key update, for example). A write that wants to read
+  is tried again after the next read, a read that wants to write once the socket is writable.
+"""
+
+from __future__ import annotations
+
+import array
+import socket
+import ssl
+import struct
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import anyio
+from anyio.abc import SocketAttribute
+from anyio.lowlevel import RunVar, checkpoint
+from anyio.streams.tls import TLSAttribute
+
+from creche.transports.base import READ_SIZE, Receiver, TaskStarter, Transport
+
+if sys.platform == "linux":
+    import fcntl
+    import termios
+
+T = TypeVar("T")
+
+# The most plaintext in a TLS record (RFC 8446 5.1).
+TLS_RECORD = 2**14
+
+# A TLS socket is read so many times in a row before others get a turn.
+_READS_IN_A_ROW = 16
+
+_WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+# One buffer per event loop, never per process: recv_into releases the GIL, and loops in two
+# threads would read each other's bytes. Nothing keeps a view of it across a wait.
+_buffer: RunVar[memoryview] = RunVar("creche_read_buffer")
+
+
+def read_buffer() -> memoryview:
+    """The buffer that this event loop reads into."""
+    try:
+        return _buffer.get()
+    except LookupError:
+        buffer = memoryview(bytearray(READ_SIZE))
+        _buffer.set(buffer)
+        return buffer
+
+
+def set_nodelay(sock: socket.socket) -> None:
+    """Send small messages at once: Nagle's algorithm would hold them back for 40 ms."""
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+async def retry(sock: socket.socket, operation: Callable[[], T]) -> T:
+    """Try a non-blocking operation until the kernel does not refuse it any more.
+
+    Raises:
+        OSError: it fails.
+    """
+    while True:
+        try:
+            return operation()
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+            await anyio.wait_readable(sock)
+        except ssl.SSLWantWriteError:
+            await anyio.wait_writable(sock)
+
+
+class SocketTransport(Transport):
+    """A connected stream socket.
+
+    Args:
+        sock: the socket, plain or an SSLSocket whose handshake is done. It is set to
+            non-blocking, without Nagle's algorithm, and belongs to the transport.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__()
+        sock.setblocking(False)
+        set_nodelay(sock)
+        self._sock = sock
+        self._tls = isinstance(sock, ssl.SSLSocket)
+        self._paused = False
+        self._resumed: anyio.Event | None = None
+        self._writing = False  # somebody waits until the socket is writable
+        self._read_over = False
+        self._eof_sent = False
+
+    # Before start
+
+    async def receive(self) -> bytes:
+        return await retry(self._sock, lambda: self._sock.recv(READ_SIZE))
+
+    async def drain(self) -> None:
+        while self.outbox:
+            try:
+                self._send_some()
+            except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
+                await anyio.wait_writable(self._sock)
+            except ssl.SSLWantReadError:
+                await anyio.wait_readable(self._sock)
+
+    # Reading
+
+    def start(self, tasks: TaskStarter, receiver: Receiver) -> None:
+        self._tasks = tasks
+        self._receiver = receiver
+        tasks.start_soon(self._read_loop)
+
+    async def _read_loop(self) -> None:
+        # TLS: what the opening handshake left decrypted does not make the socket readable.
+        readable = self._tls
+        while not self.closed and not self._read_over:
+            if self._paused:
+                self._resumed = anyio.Event()
+                await self._resumed.wait()
+                readable = self._tls
+            elif readable:
+                await checkpoint()
+                readable = self._read_ready()
+            else:
+                try:
+                    await anyio.wait_readable(self._sock)
+                except (anyio.ClosedResourceError, OSError, ValueError):
+                    return  # closed meanwhile
+                readable = self._read_ready()
+
+    def _read_ready(self) -> bool:
+        """Read what is there; returns whether there may be more that no poll tells of."""
+        buffer = read_buffer()
+        for _ in range(_READS_IN_A_ROW if self._tls else 1):
+            if self._receiver is None or self._paused or self._read_over:
+                return False
+            try:
+                size = self._sock.recv_into(buffer)
+            except ssl.SSLWantWriteError:
+                self._wait_writable()
+                return False
+            except _WOULD_BLOCK:
+                return False
+            except OSError as exc:
+                self._end_reading()
+                self._receiver.read_failed(exc)
+                return False
+            if size == 0:
+                self._end_reading()
+                self._receiver.eof_received()
+                return False
+            with buffer[:size] as view:
+                self._receiver.data_received(view)
+            if self._tls and self.outbox and not self._writing:
+                self.flush()
+        return self._tls
+
+    def _end_reading(self) -> None:
+        """There is nothing to read any more."""
+        self._read_over = True
+
+    def pause_reading(self) -> None:
+        self._paused = True
+
+    def resume_reading(self) -> None:
+        self._paused = False
+        if self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
+
+    # Writing
+
+    def _send_some(self) -> None:
+        outbox = self.outbox
+        if self._tls:
+            with memoryview(outbox) as view, view[:TLS_RECORD] as record:
+                size = self._sock.send(record)
+        else:
+            size = self._sock.send(outbox)
+        del outbox[:size]
+        self.bytes_sent += size
+
+    def flush(self) -> None:
+        if self._writing or self._eof_sent or self.closed:
+            return
+        try:
+            while self.outbox:
+                self._send_some()
+        except ssl.SSLWantReadError:
+            pass  # tried again after the next read
+        except _WOULD_BLOCK:
+            self._wait_writable()
+        except OSError as exc:
+            self._write_error(exc)
+
+    def _write_error(self, exc: OSError) -> None:
+        """Not a loss yet: the peer's close frame may be waiting to be read."""
+        self.outbox.clear()
+        if self._receiver is not None:
+            self._receiver.write_failed(exc)
+
+    def _wait_writable(self) -> None:
+        """Call `_write_ready` when the socket is writable."""
+        if self._tasks is not None and not self._writing:
+            self._writing = True
+            self._tasks.start_soon(self._write_later)
+
+    async def _write_later(self) -> None:
+        try:
+            await anyio.wait_writable(self._sock)
+        except (anyio.ClosedResourceError, OSError, ValueError):
+            return  # closed meanwhile
+        self._write_ready()
+
+    def _write_ready(self) -> None:
+        self._writing = False
+        self.flush()
+        if self._receiver is not None:
+            self._receiver.output_left()
+        if self._tls:
+            self._read_ready()  # it may have been reading that wanted to write
+
+    def send_eof(self) -> None:
+        if self._eof_sent or self.closed:
+            return
+        self._eof_sent = True
+        try:
+            if isinstance(self._sock, ssl.SSLSocket):
+                self._sock.unwrap()  # sends close_notify; does not wait for the peer's
+        except (OSError, ValueError):
+            pass
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the peer has gone
+
+    # The end
+
+    def close(self) -> None:
+        if not self.closed:
+            self._forget()
+            self.resume_reading()
+            self._unregister()
+            self._sock.close()
+
+    def _unregister(self) -> None:
+        """Wake the tasks that wait for the socket before it is closed under them."""
+        anyio.notify_closing(self._sock)
+
+    def abort(self) -> None:
+        if not self.closed:
+            try:
+                linger = struct.pack("ii", 1, 0)
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            except OSError:
+                pass
+            self.close()
+
+    def unsent(self) -> int:
+        if sys.platform != "linux" or self.closed:
+            return 0
+        size = array.array("i", [0])
+        try:
+            fcntl.ioctl(self._sock.fileno(), termios.TIOCOUTQ, size)  # SIOCOUTQ
+        except OSError:
+            return 0
+        return size[0]
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        return socket_attributes(self._sock)
+
+
+def socket_attributes(sock: socket.socket) -> Mapping[Any, Callable[[], Any]]:
+    """AnyIO's typed attributes of a socket; addresses are kept from before it is closed."""
+    attributes: dict[Any, Callable[[], Any]] = {
+        SocketAttribute.family: lambda: sock.family,
+        SocketAttribute.raw_socket: lambda: sock,
+    }
+    for side, address_of in (("local", sock.getsockname), ("remote", sock.getpeername)):
+        try:
+            address = _shorten(address_of())
+        except OSError:
+            continue  # the peer has gone already
+        attributes[getattr(SocketAttribute, f"{side}_address")] = _constant(address)
+        if isinstance(address, tuple):
+            attributes[getattr(SocketAttribute, f"{side}_port")] = _constant(address[1])
+    if isinstance(sock, ssl.SSLSocket):
+        tls = sock
+        attributes |= {
+            TLSAttribute.alpn_protocol: tls.selected_alpn_protocol,
+            TLSAttribute.cipher: tls.cipher,
+            TLSAttribute.peer_certificate: lambda: tls.getpeercert(False),
+            TLSAttribute.peer_certificate_binary: lambda: tls.getpeercert(True),
+            TLSAttribute.server_side: lambda: tls.server_side,
+            TLSAttribute.shared_ciphers: tls.shared_ciphers,
+            TLSAttribute.tls_version: tls.version,
+        }
+    return attributes
+
+
+def _constant(value: T) -> Callable[[], T]:
+    return lambda: value
+
+
+def _shorten(address: Any) -> Any:
+    """The first two elements of an IPv6 address are host and port."""
+    return address[:2] if isinstance(address, tuple) else address

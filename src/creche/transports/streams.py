@@ -1,0 +1,182 @@
+"""Any stream of AnyIO or Trio: a Unix pipe, TLS over something else, memory.
+
+Such a stream only has `await send()`, so that a child task writes. It is cancelled only when the
+connection is given up: a cancelled send may leave half of its bytes on the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+import anyio
+from anyio.abc import ByteStream
+
+from creche.transports.base import READ_SIZE, Receiver, TaskStarter, Transport
+
+# So many bytes are handed to the stream at once.
+_WRITE_SIZE = 2**16
+
+
+class TrioStream(Protocol):
+    """The part of trio.abc.Stream that is needed."""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray: ...
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+class StreamTransport(Transport):
+    """A connected byte stream.
+
+    Args:
+        stream: an anyio.abc.ByteStream or a trio.abc.Stream; it belongs to the transport.
+
+    Raises:
+        TypeError: it is neither.
+    """
+
+    def __init__(self, stream: ByteStream | TrioStream) -> None:
+        super().__init__()
+        self._stream: Any = stream
+        self._receive: Callable[[int], Awaitable[bytes | bytearray]]
+        self._send: Callable[[bytes], Awaitable[None]]
+        if isinstance(stream, ByteStream):
+            self._receive, self._send = stream.receive, stream.send
+        elif hasattr(stream, "receive_some") and hasattr(stream, "send_all"):
+            self._receive, self._send = stream.receive_some, stream.send_all
+        else:
+            raise TypeError(f"stream must be a byte stream, not {type(stream).__name__}")
+        self._paused = False
+        self._resumed = anyio.Event()
+        self._work = anyio.Event()
+        self._write_broken = False
+        self._eof_wanted = False
+        self._scope = anyio.CancelScope()
+
+    async def receive(self) -> bytes:
+        try:
+            return bytes(await self._receive(READ_SIZE))
+        except anyio.EndOfStream:
+            return b""
+        except Exception as exc:
+            raise as_os_error(exc) from exc
+
+    async def drain(self) -> None:
+        try:
+            while self.outbox:
+                await self._write_some()
+        except Exception as exc:
+            raise as_os_error(exc) from exc
+
+    async def _write_some(self) -> None:
+        data = bytes(self.outbox[:_WRITE_SIZE])
+        await self._send(data)
+        del self.outbox[: len(data)]
+        self.bytes_sent += len(data)
+
+    def start(self, tasks: TaskStarter, receiver: Receiver) -> None:
+        self._tasks = tasks
+        self._receiver = receiver
+        tasks.start_soon(self._run)
+
+    async def _run(self) -> None:
+        try:
+            with self._scope:
+                async with anyio.create_task_group() as tg:
+                    tg.start_soon(self._write_loop)
+                    await self._read_loop()
+        finally:
+            await anyio.aclose_forcefully(self._stream)
+
+    async def _read_loop(self) -> None:
+        while self._receiver is not None:
+            if self._paused:
+                await self._resumed.wait()
+                continue
+            try:
+                data = await self.receive()
+            except OSError as exc:
+                self._read_failed(exc)
+                return
+            if self._receiver is None:
+                return
+            if not data:
+                self._receiver.eof_received()
+                return
+            with memoryview(data) as view:
+                self._receiver.data_received(view)
+
+    def _read_failed(self, exc: OSError) -> None:
+        if self._receiver is not None:
+            self._receiver.read_failed(exc)
+
+    async def _write_loop(self) -> None:
+        while self._receiver is not None:
+            if self.outbox:
+                try:
+                    await self._write_some()
+                except Exception as exc:
+                    self._write_broken = True
+                    self.outbox.clear()
+                    if self._receiver is not None:
+                        self._receiver.write_failed(as_os_error(exc))
+                    return
+                if self._receiver is not None:
+                    self._receiver.output_left()
+            elif self._eof_wanted:
+                await self._send_eof()
+                return
+            else:
+                self._work = anyio.Event()
+                await self._work.wait()
+
+    async def _send_eof(self) -> None:
+        send_eof = getattr(self._stream, "send_eof", None)
+        if send_eof is not None:
+            try:
+                await send_eof()
+            except Exception:
+                pass
+
+    def flush(self) -> None:
+        if self._write_broken:
+            self.outbox.clear()
+        elif self.outbox:
+            self._work.set()
+
+    def pause_reading(self) -> None:
+        self._paused = True
+        self._resumed = anyio.Event()
+
+    def resume_reading(self) -> None:
+        self._paused = False
+        self._resumed.set()
+
+    def send_eof(self) -> None:
+        self._eof_wanted = True
+        self._work.set()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._forget()
+            self._scope.cancel()
+
+    async def aclose_forcefully(self) -> None:
+        self.close()
+        await anyio.aclose_forcefully(self._stream)
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        if isinstance(self._stream, ByteStream):
+            return self._stream.extra_attributes
+        return {}
+
+
+def as_os_error(exc: Exception) -> OSError:
+    """What a stream raises when it breaks, as the OSError that a socket would raise."""
+    if isinstance(exc, OSError):
+        return exc
+    return ConnectionError(str(exc) or type(exc).__name__)
