@@ -1,0 +1,233 @@
+"""The hidden task group: what runs for a connection beside the application's own tasks.
+
+There is one Background for a connect() and one for a serve(). Its children read and write, keep
+the deadlines and flush at the end of a turn. Its rules:
+
+- Its children are shielded from the surrounding scopes: when those are cancelled, a closing
+  handshake still has to be carried out. Leaving the Background ends them.
+- Its children never raise out of it.
+- An exception of the body leaves as the very object it was, whatever the group's exit does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import anyio
+from anyio.abc import TaskGroup
+from anyio.lowlevel import RunVar, current_token
+
+logger = logging.getLogger("creche")
+
+NEVER = float("inf")
+
+Function = Callable[..., Coroutine[Any, Any, None]]
+
+
+class Budget:
+    """How many operations may go on in a row without a trip through the scheduler.
+
+    An operation that need not wait does not wait; this sees to it that others get their turn and
+    that a cancellation arrives all the same.
+    """
+
+    OPERATIONS = 32
+    SECONDS = 0.001
+
+    def __init__(self) -> None:
+        self._spent = 0
+        self._since = 0.0
+
+    def spend(self) -> bool:
+        """Count an operation; returns whether a checkpoint is due before it."""
+        if self._spent == 0:
+            self._spent = 1
+            self._since = time.perf_counter()
+            return False
+        if self._spent < self.OPERATIONS and time.perf_counter() - self._since < self.SECONDS:
+            self._spent += 1
+            return False
+        self._spent = 0
+        return True
+
+    def reset(self) -> None:
+        """Somebody has really waited."""
+        self._spent = 0
+
+
+_budget: RunVar[Budget] = RunVar("creche_budget")
+
+
+def current_budget() -> Budget:
+    """The budget of this event loop, shared by all its connections."""
+    try:
+        return _budget.get()
+    except LookupError:
+        budget = Budget()
+        _budget.set(budget)
+        return budget
+
+
+class Scheduled(Protocol):
+    """What has deadlines."""
+
+    def timeout_due(self, now: float) -> float:
+        """A deadline has passed; returns the next one, infinity for none."""
+
+
+class Flushed(Protocol):
+    """What has something to write at the end of the turn."""
+
+    def flush_now(self) -> None:
+        """Write it."""
+
+
+class Timer:
+    """One deadline; without a target it has been cancelled."""
+
+    __slots__ = ("deadline", "target")
+
+    def __init__(self, deadline: float, target: Scheduled) -> None:
+        self.deadline = deadline
+        self.target: Scheduled | None = target
+
+    def __lt__(self, other: Timer) -> bool:
+        return self.deadline < other.deadline
+
+    def cancel(self) -> None:
+        self.target = None
+
+
+class Background:
+    """The hidden task group of a connect() or a serve(), as an async context manager."""
+
+    def __init__(self) -> None:
+        token = current_token().native_token
+        loop = token if isinstance(token, asyncio.AbstractEventLoop) else None
+        self.now: Callable[[], float] = anyio.current_time if loop is None else loop.time
+        self._loop = loop
+        self._group = anyio.create_task_group()
+        self._scopes: set[anyio.CancelScope] = set()
+        self._ended = False
+        self._timers: list[Timer] = []
+        self._timer_wake = anyio.Event()
+        self._timer_wake_at = NEVER
+        self._to_flush: list[Flushed] = []
+        self._flush_wake = anyio.Event()
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        self.start_soon(self._run_timers)
+        if self._loop is None:
+            self.start_soon(self._run_flushes)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        self._end()
+        try:
+            await self._group.__aexit__(None, None, None)
+        except BaseException as exit_exc:
+            # The body's own exception wins over a cancellation, and anything over a cancellation.
+            cancelled = anyio.get_cancelled_exc_class()
+            if exc is None or (isinstance(exc, cancelled) and not isinstance(exit_exc, cancelled)):
+                raise
+        finally:
+            del exc, traceback
+        return False
+
+    def _end(self) -> None:
+        self._ended = True
+        self._timers.clear()
+        for scope in list(self._scopes):
+            scope.cancel()
+
+    # Tasks
+
+    def start_soon(self, function: Function, /, *args: Any) -> None:
+        """Start a child that is shielded, and ended with the Background."""
+        self._group.start_soon(self._shielded, function, args, name=function)
+
+    @property
+    def handlers(self) -> TaskGroup:
+        """For children that are cancelled with the surrounding scopes. They must not raise."""
+        return self._group
+
+    async def _shielded(self, function: Function, args: tuple[Any, ...]) -> None:
+        with anyio.CancelScope(shield=True) as scope:
+            self._scopes.add(scope)
+            if self._ended:
+                scope.cancel()
+            try:
+                await function(*args)
+            except Exception:
+                logger.exception("%s failed; please report it", function)
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException:
+                self._end()  # KeyboardInterrupt may strike here: nobody must wait for the others
+                raise
+            finally:
+                self._scopes.discard(scope)
+
+    # Deadlines
+
+    def schedule(self, target: Scheduled, deadline: float) -> Timer:
+        """Call `target.timeout_due` at `deadline`."""
+        timer = Timer(deadline, target)
+        if deadline < NEVER:
+            heapq.heappush(self._timers, timer)
+            if deadline < self._timer_wake_at:
+                self._timer_wake.set()
+        return timer
+
+    async def _run_timers(self) -> None:
+        timers = self._timers
+        while True:
+            self._fire_timers(self.now())
+            self._timer_wake_at = timers[0].deadline if timers else NEVER
+            self._timer_wake = anyio.Event()
+            with anyio.CancelScope(deadline=self._timer_wake_at):
+                await self._timer_wake.wait()
+
+    def _fire_timers(self, now: float) -> None:
+        timers = self._timers
+        while timers and (timers[0].deadline <= now or timers[0].target is None):
+            timer = heapq.heappop(timers)
+            target = timer.target
+            if target is not None:
+                timer.deadline = target.timeout_due(now)
+                if timer.deadline < NEVER and timer.target is not None:
+                    heapq.heappush(timers, timer)
+
+    # Flushes
+
+    def flush_soon(self, target: Flushed) -> None:
+        """Call `target.flush_now` at the end of this turn of the event loop."""
+        self._to_flush.append(target)
+        if len(self._to_flush) == 1:
+            if self._loop is None:
+                self._flush_wake.set()
+            else:
+                self._loop.call_soon(self._flush_all)
+
+    async def _run_flushes(self) -> None:
+        while True:
+            await self._flush_wake.wait()
+            self._flush_wake = anyio.Event()
+            self._flush_all()
+
+    def _flush_all(self) -> None:
+        targets, self._to_flush = self._to_flush, []
+        for target in targets:
+            target.flush_now()

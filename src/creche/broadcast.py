@@ -1,0 +1,62 @@
+"""broadcast(): one message for many connections, encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from creche.protocol.closing import Close
+from creche.protocol.connection import Side, encode_message
+from creche.protocol.frames import append_frame
+from creche.websocket import Message, WebSocket
+
+# Writing to a peer at once is cheaper than leaving it to the end of the turn, but so many system
+# calls in a row hold up everyone else.
+_WRITTEN_AT_ONCE = 256
+
+
+def broadcast(
+    websockets: Iterable[WebSocket], message: Message, *, slow: Literal["skip", "close"] = "skip"
+) -> list[WebSocket]:
+    """Send a message to many connections, without waiting for any of them.
+
+    Args:
+        websockets: the connections.
+        message: str is sent as text, bytes-like as binary.
+        slow: what becomes of a connection with more than `write_limit` bytes waiting: "skip" does
+            not send it the message; "close" also closes it, with 1008.
+
+    Returns:
+        The connections that were passed over: the slow ones, and those that are not open.
+
+    Raises:
+        TypeError: `message` is neither str nor bytes-like.
+        ValueError: another `slow`.
+    """
+    if slow not in ("skip", "close"):
+        raise ValueError(f'slow must be "skip" or "close", not {slow!r}')
+    opcode, payload = encode_message(message)
+    frame = bytearray()
+    append_frame(frame, opcode, payload)
+    passed_over = []
+    at_once = _WRITTEN_AT_ONCE
+    for ws in websockets:
+        link = ws._link
+        if not link.is_open:
+            passed_over.append(ws)
+            continue
+        if not link.has_room:
+            passed_over.append(ws)
+            if slow == "close":
+                link.begin_close(Close(1008, "too slow"))
+            continue
+        if link.connection.side is Side.SERVER:
+            link.transport.outbox += frame
+        else:
+            link.connection.send_message(opcode, payload)  # each client has keys of its own
+        if at_once:
+            at_once -= 1
+            link.commit()
+        else:
+            link.commit_later()
+    return passed_over

@@ -1,0 +1,191 @@
+"""connect(): an address, a transport, the opening handshake, a WebSocket."""
+
+from __future__ import annotations
+
+import os
+import ssl as ssl_module
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Unpack
+
+import anyio
+from anyio.abc import ByteStream
+
+from creche.background import Background
+from creche.link import Link
+from creche.options import ClientHandshakeOptions, ClientOptions, client_options
+from creche.protocol.connection import Side
+from creche.protocol.exceptions import InvalidStatus
+from creche.protocol.handshake import ClientHandshake
+from creche.protocol.http import Response
+from creche.protocol.uri import URI, parse_uri
+from creche.transports.base import Transport
+from creche.transports.dialing import client_context, dial_tcp, dial_unix, open_transport
+from creche.transports.streams import StreamTransport, TrioStream
+from creche.websocket import WebSocket
+
+# A refusing server's answer is worth waiting for, but not for long.
+_REFUSAL_SECONDS = 1.0
+
+_Open = Callable[[URI, ClientOptions], Awaitable[Transport]]
+
+
+@asynccontextmanager
+async def connect(uri: str, **options: Unpack[ClientOptions]) -> AsyncIterator[WebSocket]:
+    """Connect to a WebSocket server, as an async context manager.
+
+    Leaving it closes the connection: with 1000, with 1011 if the body raises, with 1001 if it is
+    cancelled. What the body raises leaves it as the very same object.
+
+    Args:
+        uri: a ws or wss URI (RFC 6455 3). A user and password in it become an Authorization
+            header.
+        options: see ClientOptions.
+
+    Raises:
+        InvalidURI: `uri` is not one of a WebSocket.
+        TypeError, ValueError: an option is not what it should be; its name is in the text.
+        OSError: the host is unknown, nobody listens, or TLS fails (ssl.SSLError).
+        HandshakeError: the server answered, but not as a WebSocket server.
+        TimeoutError: all this took longer than `open_timeout`.
+    """
+    async with _connected(uri, client_options(options), _open_tcp) as ws:
+        yield ws
+
+
+@asynccontextmanager
+async def connect_unix(
+    path: str | os.PathLike[str], uri: str = "ws://localhost/", **options: Unpack[ClientOptions]
+) -> AsyncIterator[WebSocket]:
+    """Connect over a Unix socket; otherwise as connect().
+
+    Args:
+        path: where the server listens.
+        uri: what to tell it in the opening handshake; wss for TLS.
+        options: see ClientOptions.
+
+    Raises:
+        OSError: nobody listens there.
+    """
+
+    async def open_unix(target: URI, settings: ClientOptions) -> Transport:
+        return await _secure(await dial_unix(path), target, settings)
+
+    async with _connected(uri, client_options(options), open_unix) as ws:
+        yield ws
+
+
+@asynccontextmanager
+async def client_websocket(
+    stream: ByteStream | TrioStream, uri: str, **options: Unpack[ClientHandshakeOptions]
+) -> AsyncIterator[WebSocket]:
+    """Open a WebSocket as the client over a byte stream that is connected already.
+
+    Args:
+        stream: an anyio.abc.ByteStream or a trio.abc.Stream; it is closed at the end.
+        uri: what to tell the server; TLS is the stream's affair.
+        options: see ClientHandshakeOptions.
+
+    Raises:
+        InvalidURI, TypeError, ValueError, HandshakeError, OSError, TimeoutError: as connect().
+    """
+
+    async def open_stream(_target: URI, _settings: ClientOptions) -> Transport:
+        return StreamTransport(stream)
+
+    async with _connected(uri, client_options(options), open_stream) as ws:
+        yield ws
+
+
+@asynccontextmanager
+async def _connected(
+    uri: str, options: ClientOptions, open_transport_to: _Open
+) -> AsyncIterator[WebSocket]:
+    target = parse_uri(uri)
+    handshake = ClientHandshake(
+        target,
+        origin=options["origin"],
+        subprotocols=options["subprotocols"],
+        additional_headers=options["additional_headers"],
+        user_agent_header=options["user_agent_header"],
+        max_header_bytes=options["max_header_bytes"],
+    )
+    _check_tls(target, options)
+    async with Background() as background:
+        seconds = options["open_timeout"]
+        with anyio.move_on_after(seconds) as scope:
+            transport = await open_transport_to(target, options)
+            try:
+                response = await _shake_hands(transport, handshake)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await transport.aclose_forcefully()
+                raise
+        if scope.cancelled_caught:
+            raise TimeoutError(f"opening the connection to {target.host} took over {seconds:g} s")
+        link = Link(transport, background, Side.CLIENT, options)
+        ws = WebSocket(
+            link,
+            options["logger"],
+            request=handshake.request,
+            response=response,
+            subprotocol=handshake.subprotocol,
+        )
+        async with ws:
+            link.start(handshake.trailing_data)
+            yield ws
+
+
+def _check_tls(target: URI, options: ClientOptions) -> None:
+    if not target.secure and options["ssl"]:
+        raise ValueError("ssl: a ws URI does not use TLS; use wss")
+    if target.secure and options["ssl"] is False:
+        raise ValueError("ssl: a wss URI needs TLS; use ws, or a context that does not verify")
+
+
+async def _open_tcp(target: URI, options: ClientOptions) -> Transport:
+    sock = options["sock"]
+    if sock is None:
+        sock = await dial_tcp(
+            options["host"] or target.host,
+            options["port"] or target.port,
+            local_address=options["local_address"],
+        )
+    return await _secure(sock, target, options)
+
+
+async def _secure(sock: object, target: URI, options: ClientOptions) -> Transport:
+    context: ssl_module.SSLContext | None = None
+    if target.secure:
+        given = options["ssl"]
+        context = given if isinstance(given, ssl_module.SSLContext) else client_context()
+    return await open_transport(
+        sock,  # type: ignore[arg-type]
+        context,
+        server_hostname=(options["server_hostname"] or target.host) if context else None,
+    )
+
+
+async def _shake_hands(transport: Transport, handshake: ClientHandshake) -> Response:
+    transport.outbox += handshake.request_bytes()
+    await transport.drain()
+    while True:
+        data = await transport.receive()
+        if not data:
+            handshake.receive_eof()
+        response = handshake.receive_data(data)
+        if response is not None:
+            return response
+        if handshake.refusal is not None:
+            await _read_refusal(transport, handshake)
+            raise InvalidStatus(handshake.refusal)
+
+
+async def _read_refusal(transport: Transport, handshake: ClientHandshake) -> None:
+    """Read the body of another answer than 101, as far as it comes soon."""
+    with anyio.move_on_after(_REFUSAL_SECONDS):
+        while True:
+            data = await transport.receive()
+            if not data:
+                handshake.receive_eof()
+            handshake.receive_data(data)

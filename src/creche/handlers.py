@@ -1,0 +1,192 @@
+"""Handlers: the application's tasks on one connection, cancelled together.
+
+Each child of a ConnectionTaskGroup, and its body, is a branch with a cancel scope of its own, so
+that the end of the stream can cancel every branch but the one that has just met it and is perhaps
+still at work on what came before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context, ContextVar
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from creche.exceptions import ConnectionClosed
+
+T = TypeVar("T")
+
+
+class Branch:
+    """One task of a group, or its body. The one it was started in is its parent."""
+
+    __slots__ = ("parent", "scope")
+
+    def __init__(self) -> None:
+        self.parent = _branch.get()
+        self.scope = anyio.CancelScope()
+
+
+_branch: ContextVar[Branch | None] = ContextVar("creche_branch", default=None)
+
+
+def current_branches() -> set[Branch]:
+    """The branches that the current task is in, of any connection."""
+    branches = set()
+    branch = _branch.get()
+    while branch is not None:
+        branches.add(branch)
+        branch = branch.parent
+    return branches
+
+
+class Connected(Protocol):
+    """What a ConnectionTaskGroup needs to know of its connection."""
+
+    def is_own_end(self, exc: BaseException) -> bool:
+        """Whether an exception tells of this connection's end, and of nothing else."""
+
+    def loss(self) -> ConnectionClosed | None:
+        """What to raise if the connection has ended badly, else None."""
+
+    def join_group(self, group: ConnectionTaskGroup) -> None: ...
+
+    def leave_group(self, group: ConnectionTaskGroup) -> None: ...
+
+
+class ConnectionTaskGroup(TaskGroup):
+    """An AnyIO task group that follows a connection.
+
+    When the connection is lost, it is cancelled and its `async with` raises one
+    ConnectionClosedError, unless children have raised. When the peer ends it well, a child that
+    meets the end is finished, and the rest are cancelled once `receive` has reported the end.
+    """
+
+    def __init__(self, connection: Connected) -> None:
+        self._connection = connection
+        self._group = anyio.create_task_group()
+        self._branches: set[Branch] = set()
+
+    async def __aenter__(self) -> ConnectionTaskGroup:
+        await self._group.__aenter__()
+        self.cancel_scope = self._group.cancel_scope
+        self._body = Branch()
+        self._body.scope.__enter__()
+        self._branches.add(self._body)
+        _branch.set(self._body)
+        self._connection.join_group(self)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool:
+        _branch.set(self._body.parent)
+        self._branches.discard(self._body)
+        own_exit = self._body.scope.__exit__(exc_type, exc_val, exc_tb)
+        exc = None if own_exit or exc_val is None else self._user_part(exc_val)
+        try:
+            swallowed = await self._group.__aexit__(
+                None if exc is None else type(exc), exc, None if exc is None else exc.__traceback__
+            )
+        except BaseExceptionGroup as group:
+            # Beside a cancellation: only what the user's code raised.
+            errors = group.split(anyio.get_cancelled_exc_class())[1]
+            raise (group if errors is None else errors) from None
+        finally:
+            self._connection.leave_group(self)
+            del exc_val, exc_tb
+        if exc is not None and not swallowed:
+            return False  # the surrounding scope is cancelled
+        loss = self._connection.loss()
+        if loss is not None:
+            raise loss
+        return True
+
+    def _user_part(self, exc: BaseException) -> BaseException | None:
+        """What is left of an exception without this connection's own end; None for nothing."""
+        if isinstance(exc, BaseExceptionGroup):
+            return exc.split(self._connection.is_own_end)[1]
+        return None if self._connection.is_own_end(exc) else exc
+
+    # Children
+
+    def create_task(
+        self,
+        coro: Coroutine[Any, Any, T],
+        *,
+        name: object = None,
+        context: Context | None = None,
+    ) -> Any:
+        return self._group.create_task(
+            self._run_child(coro), name=name or getattr(coro, "__qualname__", None), context=context
+        )
+
+    async def start(
+        self,
+        func: Callable[..., Coroutine[Any, Any, Any]],
+        *args: object,
+        name: object = None,
+        return_handle: bool = False,
+    ) -> Any:
+        start: Callable[..., Awaitable[Any]] = self._group.start
+        return await start(
+            self._start_child, func, args, name=name or func, return_handle=return_handle
+        )
+
+    async def _start_child(
+        self,
+        func: Callable[..., Coroutine[Any, Any, Any]],
+        args: tuple[object, ...],
+        *,
+        task_status: TaskStatus[Any],
+    ) -> Any:
+        status = _StartedStatus(task_status)
+        return await self._run_child(func(*args, task_status=status), status)
+
+    async def _run_child(
+        self, coro: Awaitable[T], status: _StartedStatus | None = None
+    ) -> T | None:
+        branch = Branch()
+        _branch.set(branch)
+        self._branches.add(branch)
+        try:
+            with branch.scope:
+                return await coro
+        except (ConnectionClosed, BaseExceptionGroup) as exc:
+            rest = self._user_part(exc)
+            if rest is exc or (status is not None and not status.is_started):
+                raise
+            if rest is not None:
+                raise rest from None
+        finally:
+            self._branches.discard(branch)
+        return None
+
+    # The connection's end
+
+    def cancel_all(self) -> None:
+        """The connection is lost."""
+        self.cancel_scope.cancel()
+
+    def cancel_rest(self, spared: set[Branch]) -> None:
+        """The stream has ended well; those in `spared` have just met its end."""
+        for branch in self._branches - spared:
+            branch.scope.cancel()
+
+
+class _StartedStatus:
+    """A task status that remembers whether the task has started."""
+
+    def __init__(self, status: TaskStatus[Any]) -> None:
+        self._status = status
+        self.is_started = False
+
+    def started(self, value: Any = None) -> None:
+        self.is_started = True
+        self._status.started(value)

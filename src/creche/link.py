@@ -1,0 +1,497 @@
+"""Link: joins the protocol of one connection, its transport, and the tasks that wait for it.
+
+Theory of operation
+-------------------
+
+`protocol.Connection` decides everything; a transport moves bytes; a Link lets tasks wait.
+
+In: the transport hands bytes to `data_received`, which parses them at once, whoever is waiting for
+what, so that control frames are answered and the end is noticed. Messages wait in the protocol's
+inbox until a task takes them. When the inbox is full and more arrives, reading pauses.
+
+Out: a sender appends a whole frame to the outbox and calls `commit`, in one synchronous step. Bytes
+leave when the transport is flushed: at once for the first message after a wait, otherwise at the
+end of the loop's turn, before the task waits for a message, or at 64 KiB.
+
+Invariants:
+
+1. No application task ever waits for the wire: it waits for an event, and looks again when woken.
+2. There is no await between looking and acting: a cancelled call has done nothing.
+3. `_update` runs after everything that may have changed the protocol's state, and it alone draws
+   the consequences: tasks are woken, handlers cancelled, the transport ended.
+4. `gone` is set once the transport is closed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from creche.background import Background, current_budget
+from creche.exceptions import (
+    ConnectionAlreadyClosed,
+    ConnectionClosed,
+    ConnectionClosedError,
+    ConnectionClosedOK,
+    EndOfMessages,
+    PeerHasClosed,
+)
+from creche.handlers import Branch, ConnectionTaskGroup, current_branches
+from creche.options import ConnectionOptions
+from creche.protocol.closing import Close
+from creche.protocol.connection import Connection, Outcome, Ping, Side, State
+from creche.transports.base import Transport
+
+# The outbox is flushed at this size, whatever else may be said in the same turn.
+_FLUSH_SIZE = 2**16
+
+# Leaving a cancelled scope takes at most so many seconds.
+_CANCELLED_CLOSE_TIMEOUT = 1.0
+
+
+class Link:
+    """One connection and who waits for it. It knows nothing of the WebSocket in front of it."""
+
+    def __init__(
+        self, transport: Transport, background: Background, side: Side, options: ConnectionOptions
+    ) -> None:
+        self.transport = transport
+        self.background = background
+        self.connection = Connection(
+            side,
+            transport.outbox,
+            background.now(),
+            max_size=options["max_size"],
+            max_fragments=options["max_fragments"],
+            max_queue=options["max_queue"],
+            max_queue_bytes=options["max_queue_bytes"],
+            write_limit=options["write_limit"],
+            ping_interval=options["ping_interval"],
+            ping_timeout=options["ping_timeout"],
+            stall_timeout=options["stall_timeout"],
+            close_timeout=options["close_timeout"],
+        )
+        self.closed_by_us = False
+        self.gone = anyio.Event()
+        self._budget = current_budget()
+        self._write_limit = options["write_limit"]
+        self._key = object()  # marks our own exceptions, without keeping us alive
+        self._timer = background.schedule(self, self.connection.next_timeout)
+        self._paused = False
+        self._fresh = True  # whether the next message goes out at once
+        self._flush_scheduled = False
+        self._error: Exception | None = None  # what broke the transport
+        self._outcome_seen = False
+        # Who waits.
+        self._receiving = False
+        self._arrival: anyio.Event | None = None
+        self._senders: deque[_Sender] = deque()
+        self._flushers: list[anyio.Event] = []
+        self._pingers: dict[Ping, anyio.Event] = {}
+        self._groups: set[ConnectionTaskGroup] = set()
+
+    def start(self, early_data: bytes) -> None:
+        """Begin to read. `early_data` came together with the opening handshake."""
+        self.transport.start(self.background, self)
+        if early_data:
+            self.data_received(memoryview(early_data))
+
+    # Taking messages
+
+    async def receive(self) -> str | bytes:
+        """The next message; an exception at the end."""
+        if self._receiving:
+            raise anyio.BusyResourceError("receiving from")
+        self._receiving = True
+        try:
+            if self._budget.spend():
+                await checkpoint()
+            while True:
+                if self.closed_by_us:
+                    raise self.ending(EndOfMessages)
+                message = self.connection.next_message(self.background.now())
+                if self._paused and self.connection.inbox.low:
+                    self._resume()
+                if message is not None:
+                    return message
+                if self.connection.ended:
+                    self._report_end()
+                    raise self.ending(EndOfMessages)
+                self.flush_now()
+                self._arrival = anyio.Event()
+                await self._arrival.wait()
+                self._budget.reset()
+        finally:
+            self._receiving = False
+            self._arrival = None
+
+    def _report_end(self) -> None:
+        """The application has got to the end of the stream."""
+        self.transport.flush()  # the close frame for a peer that broke the protocol
+        self._update()
+        if self.connection.outcome is Outcome.NORMAL:
+            self.connection.timers.end_taken()
+            self._cancel_rest(current_branches())
+
+    # Committing messages
+
+    @property
+    def is_open(self) -> bool:
+        """Whether messages may be sent."""
+        return self.connection.can_send and not self.closed_by_us and self._error is None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a message may be committed before others that wait."""
+        return self._below_limit and not self._senders
+
+    @property
+    def _below_limit(self) -> bool:
+        return len(self.transport.outbox) < self._write_limit
+
+    def check_sendable(self) -> None:
+        if not self.is_open:
+            raise self.ending(PeerHasClosed)
+
+    async def wait_for_room(self) -> None:
+        """Wait until a message may be committed; the caller commits it without an await."""
+        if self._budget.spend():
+            await checkpoint()
+        self.check_sendable()
+        if self.has_room:
+            return
+        self.flush_now()
+        sender = _Sender()
+        self._senders.append(sender)
+        try:
+            while not (self._below_limit and self._senders[0] is sender):
+                await sender.woken.wait()
+                sender.woken = anyio.Event()
+                self._budget.reset()
+                self.check_sendable()
+        finally:
+            self._senders.remove(sender)
+            self._wake_sender()  # woken and cancelled, or room for more: the next one's turn
+
+    def _wake_sender(self) -> None:
+        if self._senders and self._below_limit:
+            self._senders[0].woken.set()
+
+    def commit(self) -> None:
+        """Something was appended to the outbox: write it, now or at the end of the turn."""
+        if self._fresh and not self.connection.inbox.parts:
+            self._fresh = False
+            self._flush()
+        elif len(self.transport.outbox) >= _FLUSH_SIZE:
+            self._flush()
+        else:
+            self.commit_later()
+
+    def commit_later(self) -> None:
+        """Something was appended to the outbox: write it at the end of the turn."""
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self.background.flush_soon(self)
+
+    def flush_now(self) -> None:
+        """Write what the kernel takes; the next message goes out at once again."""
+        self._flush_scheduled = False
+        self._fresh = True
+        if self.transport.outbox:
+            self._flush()
+
+    def _flush(self) -> None:
+        self.transport.flush()
+        if self.transport.outbox and not self.connection.timers.watching_output:
+            # Bytes wait for the peer: it must take some in time.
+            delivered = self.transport.bytes_sent - self.transport.unsent()
+            self.connection.timers.output_waits(self.background.now(), delivered)
+            self._reschedule()
+
+    async def wait_until_written(self) -> None:
+        """Wait until the kernel has everything."""
+        await checkpoint()
+        self.flush_now()
+        while self.transport.outbox:
+            self.check_sendable()
+            written = anyio.Event()
+            self._flushers.append(written)
+            try:
+                await written.wait()
+            finally:
+                self._flushers.remove(written)
+        self.check_sendable()
+
+    async def ping(self, payload: bytes | None) -> float:
+        """Send a ping and wait for its pong; the seconds it took."""
+        await self.wait_for_room()
+        ping = self.connection.send_ping(payload, self.background.now())
+        self.commit()
+        self._reschedule()
+        pong = self._pingers[ping] = anyio.Event()
+        try:
+            await pong.wait()
+        finally:
+            del self._pingers[ping]
+            self.connection.forget_ping(ping)
+        if ping.latency is None:
+            raise self.ending(PeerHasClosed)
+        return ping.latency
+
+    # Closing
+
+    def begin_close(self, close: Close) -> None:
+        """Send a close frame; messages are received until the peer's."""
+        self.connection.send_close(close, self.background.now())
+        self.transport.flush()
+        self._update()
+
+    def close_for_good(self, close: Close) -> None:
+        """Send a close frame; nothing more is received."""
+        self.closed_by_us = True
+        self.connection.discard_input()
+        self.begin_close(close)
+        if self._paused:
+            self._resume()
+        self._wake_all()
+
+    async def aclose(self, close: Close) -> None:
+        """Close and wait for the end; cancelled, end at once."""
+        self.close_for_good(close)
+        try:
+            await self.gone.wait()
+        except BaseException:
+            self.abort("closing was cancelled")
+            raise
+
+    async def leave(self, exc: BaseException | None) -> None:
+        """The scope of the connection ends, with `exc`: close and be gone, within a bound."""
+        cancelled = exc is not None and not isinstance(exc, Exception)
+        self.close_for_good(Close(1000 if exc is None else 1001 if cancelled else 1011))
+        try:
+            if cancelled:
+                await self._leave_quickly()
+            else:
+                try:
+                    await self.gone.wait()
+                except BaseException:
+                    await self._leave_quickly()
+                    raise
+        finally:
+            # Let go of everything that leads back here, whatever has happened.
+            self.abort("the scope of the connection has ended")
+            self.connection.timers.stop()
+            self._timer.cancel()
+
+    async def _leave_quickly(self) -> None:
+        """Give the closing handshake one second, whoever cancels."""
+        timers = self.connection.timers
+        seconds = min(timers.close_timeout, _CANCELLED_CLOSE_TIMEOUT)
+        timers.close_within(seconds, self.background.now())
+        self._reschedule()
+        with anyio.move_on_after(seconds, shield=True):
+            await self.gone.wait()
+
+    def abort(self, reason: str) -> None:
+        """End the connection at once, without a closing handshake."""
+        self.connection.lose(reason)
+        self._update()
+
+    # The end, told to the application
+
+    @property
+    def detail(self) -> str:
+        """Why the connection ended, where no close frame tells."""
+        connection = self.connection
+        if connection.failure is not None:
+            return str(connection.failure)
+        if connection.received is not None:
+            return ""
+        return connection.loss if self._error is None else f"connection lost: {self._error}"
+
+    def ending(self, well: type[ConnectionClosedOK]) -> ConnectionClosed:
+        """The exception that tells of the end; of the class `well` if it ended well."""
+        connection = self.connection
+        outcome = connection.outcome
+        kind: type[ConnectionClosed]
+        if self.closed_by_us:
+            kind = ConnectionAlreadyClosed
+        elif outcome is Outcome.NORMAL:
+            kind = well
+        elif outcome is Outcome.ABNORMAL or self._error is not None:
+            kind = ConnectionClosedError
+        else:
+            kind = ConnectionAlreadyClosed  # send_eof() or Server.shutdown() was called
+        exc = kind(connection.received, connection.sent, self.detail)
+        exc.set_connection(self._key)
+        if kind is ConnectionClosedError:
+            exc.__cause__ = connection.failure or self._error
+        return exc
+
+    def is_own_end(self, exc: BaseException) -> bool:
+        return isinstance(exc, ConnectionClosed) and exc.of_connection(self._key)
+
+    def loss(self) -> ConnectionClosed | None:
+        if self.closed_by_us or self.connection.outcome is not Outcome.ABNORMAL:
+            return None
+        return self.ending(EndOfMessages)
+
+    def join_group(self, group: ConnectionTaskGroup) -> None:
+        self._groups.add(group)
+        if self.connection.outcome is Outcome.ABNORMAL:
+            group.cancel_all()
+
+    def leave_group(self, group: ConnectionTaskGroup) -> None:
+        self._groups.discard(group)
+
+    def _cancel_rest(self, spared: set[Branch]) -> None:
+        for group in self._groups:
+            group.cancel_rest(spared)
+
+    # What the transport reports
+
+    def data_received(self, data: memoryview) -> None:
+        self.connection.receive_data(data, self.background.now())
+        self._after_input()
+
+    def _after_input(self) -> None:
+        connection = self.connection
+        if connection.answered:
+            self._wake_pingers()
+        if connection.must_pause and not self._paused:
+            self._pause()
+        if self.transport.outbox and not self._flush_scheduled:
+            self._flush()  # an answer to a ping or a close frame
+        arrival = self._arrival
+        if arrival is not None:
+            inbox = connection.inbox
+            if inbox.messages or inbox.full or connection.ended:
+                arrival.set()
+        if connection.state is not State.OPEN:
+            self._update()
+
+    def eof_received(self) -> None:
+        self.connection.receive_eof()
+        self._after_input()
+
+    def read_failed(self, exc: Exception) -> None:
+        self._keep_error(exc)
+        self.abort("connection lost")
+
+    def write_failed(self, exc: Exception) -> None:
+        self._keep_error(exc)
+        timers = self.connection.timers
+        timers.close_within(timers.close_timeout, self.background.now())
+        self._wake_all()
+        self._reschedule()
+
+    def _keep_error(self, exc: Exception) -> None:
+        if self._error is None:
+            # Its traceback would keep every frame alive that it passed.
+            exc.__context__ = exc.__traceback__ = None
+            self._error = exc
+
+    def output_left(self) -> None:
+        self.connection.output_left()
+        if self.transport.outbox:
+            self.transport.flush()
+        self._wake_sender()
+        if not self.transport.outbox:
+            for written in self._flushers:
+                written.set()
+        if self.connection.state is not State.OPEN:
+            self._update()
+
+    # Pausing
+
+    def _pause(self) -> None:
+        self._paused = True
+        self.transport.pause_reading()
+        self.connection.timers.set_paused(True, self.background.now())
+
+    def _resume(self) -> None:
+        """There is room in the inbox: parse what was kept, then read again."""
+        now = self.background.now()
+        connection = self.connection
+        connection.resume(now)
+        if not connection.must_pause:
+            self._paused = False
+            connection.timers.set_paused(False, now)
+            self.transport.resume_reading()
+        self._after_input()
+
+    # Deadlines
+
+    def timeout_due(self, now: float) -> float:
+        transport = self.transport
+        unsent = transport.unsent()
+        out_of_time = self.connection.handle_timeout(
+            now, transport.bytes_sent - unsent, unsent + len(transport.outbox)
+        )
+        if transport.outbox:
+            self._flush()
+        if out_of_time:
+            self._cancel_rest(set())
+        self._update()
+        return self.connection.next_timeout
+
+    def _reschedule(self) -> None:
+        due = self.connection.next_timeout
+        if due < self._timer.deadline and self._timer.target is not None:
+            self._timer.cancel()
+            self._timer = self.background.schedule(self, due)
+
+    # Consequences
+
+    def _update(self) -> None:
+        """Draw the consequences of the protocol's state."""
+        connection = self.connection
+        transport = self.transport
+        if connection.state is State.CLOSED and not transport.outbox:
+            if connection.eof:
+                connection.lose("")
+            elif connection.side is Side.SERVER or connection.failure is not None:
+                transport.send_eof()  # the server closes TCP first (RFC 6455 7.1.1)
+        if connection.state is State.LOST and not transport.closed:
+            if connection.outcome is Outcome.ABNORMAL:
+                transport.abort()
+            else:
+                transport.close()
+            self.gone.set()
+        if not self._outcome_seen and connection.outcome is not None:
+            self._outcome_seen = True
+            if connection.outcome is Outcome.ABNORMAL and not self.closed_by_us:
+                for group in self._groups:
+                    group.cancel_all()
+        self._wake_all()
+        self._reschedule()
+
+    def _wake_all(self) -> None:
+        """Let everyone look again for whom waiting has no point any more."""
+        if self._arrival is not None and (self.closed_by_us or self.connection.ended):
+            self._arrival.set()
+        if not self.is_open:
+            for sender in self._senders:
+                sender.woken.set()
+            for written in self._flushers:
+                written.set()
+        if self.closed_by_us or self.connection.outcome is not None:
+            for pong in self._pingers.values():
+                pong.set()
+
+    def _wake_pingers(self) -> None:
+        for ping in self.connection.take_answered():
+            pong = self._pingers.get(ping)
+            if pong is not None:
+                pong.set()
+
+
+class _Sender:
+    """A task that waits for room in the outbox."""
+
+    __slots__ = ("woken",)
+
+    def __init__(self) -> None:
+        self.woken = anyio.Event()

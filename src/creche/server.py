@@ -1,0 +1,559 @@
+"""serve(): listeners, the opening handshake, a handler for each connection, and shutting down."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar, Unpack
+
+import anyio
+from anyio.abc import ByteStream, Listener, TaskStatus
+
+from creche.background import Background
+from creche.exceptions import ConnectionClosedError, HandshakeError
+from creche.link import Link
+from creche.options import ServerHandshakeOptions, ServerOptions, server_options
+from creche.protocol.closing import make_close
+from creche.protocol.connection import Side
+from creche.protocol.exceptions import InvalidMessage, Rejection
+from creche.protocol.handshake import ServerHandshake, reject
+from creche.protocol.http import Request, Response
+from creche.transports.base import Transport
+from creche.transports.dialing import open_transport
+from creche.transports.listening import (
+    accept_loop,
+    bind_tcp,
+    bind_unix,
+    close_listening,
+    identity,
+    listener_address,
+    listening_address,
+    remove_unix,
+)
+from creche.transports.streams import StreamTransport, TrioStream
+from creche.websocket import Handler, WebSocket
+
+T = TypeVar("T")
+
+# A refused client is given so long, and may send so much more, before the connection is closed:
+# closing it with unread input would destroy our answer on its way.
+_LINGER_SECONDS = 1.0
+_LINGER_BYTES = 2**16
+
+
+async def serve(
+    handler: Handler,
+    host: str | None = None,
+    port: int = 0,
+    *,
+    task_status: TaskStatus[Server] = anyio.TASK_STATUS_IGNORED,
+    **options: Unpack[ServerOptions],
+) -> None:
+    """Serve WebSockets over TCP until cancelled or shut down.
+
+    `handler(ws)` runs for each connection, which is closed when it returns: with 1000, or with
+    1011 and a line in the log if it raises. `await task_group.start(serve, ...)` gives the Server.
+
+    Args:
+        handler: a coroutine function that takes a WebSocket.
+        host: a name or an address to listen on; None for every interface.
+        port: the TCP port; 0 for a free one.
+        options: see ServerOptions.
+
+    Raises:
+        TypeError, ValueError: an option is not what it should be; its name is in the text.
+        OSError: an address cannot be listened on.
+    """
+    async with serving(handler, host, port, **options) as server:
+        task_status.started(server)
+        await server.wait_stopped()
+
+
+@asynccontextmanager
+async def serving(
+    handler: Handler, host: str | None = None, port: int = 0, **options: Unpack[ServerOptions]
+) -> AsyncIterator[Server]:
+    """Serve WebSockets over TCP while the body runs, as an async context manager.
+
+    Leaving it shuts the server down. Arguments and exceptions are those of serve().
+    """
+    settings = server_options(options)
+    sockets = settings["sockets"]
+    if sockets is None:
+        sockets = await bind_tcp(
+            host, port, backlog=settings["backlog"], reuse_port=settings["reuse_port"]
+        )
+    elif host is not None or port != 0:
+        raise TypeError("sockets: host and port cannot be given beside bound sockets")
+    async with _running(handler, settings, sockets, host) as server:
+        yield server
+
+
+async def serve_unix(
+    handler: Handler,
+    path: str | os.PathLike[str],
+    *,
+    mode: int | None = None,
+    task_status: TaskStatus[Server] = anyio.TASK_STATUS_IGNORED,
+    **options: Unpack[ServerOptions],
+) -> None:
+    """Serve WebSockets on a Unix socket; otherwise as serve().
+
+    Args:
+        handler: a coroutine function that takes a WebSocket.
+        path: where to listen; it is removed at the end.
+        mode: the socket's permissions, such as 0o660; None for what the umask leaves.
+        options: see ServerOptions.
+
+    Raises:
+        OSError: the path is taken, or cannot be made.
+    """
+    settings = server_options(options)
+    sock = bind_unix(path, mode=mode, backlog=settings["backlog"])
+    made = identity(path)
+    try:
+        async with _running(handler, settings, [sock], None) as server:
+            task_status.started(server)
+            await server.wait_stopped()
+    finally:
+        remove_unix(path, made)
+
+
+async def serve_listener(
+    handler: Handler,
+    listener: Listener[ByteStream],
+    *,
+    task_status: TaskStatus[Server] = anyio.TASK_STATUS_IGNORED,
+    **options: Unpack[ServerHandshakeOptions],
+) -> None:
+    """Serve WebSockets on any listener of AnyIO; otherwise as serve().
+
+    Args:
+        handler: a coroutine function that takes a WebSocket.
+        listener: what accepts byte streams; it is closed at the end.
+        options: see ServerHandshakeOptions.
+    """
+    settings = server_options(options)
+    async with listener, _running(handler, settings, [], None) as server:
+        server.add_listener(listener)
+        task_status.started(server)
+        await server.wait_stopped()
+
+
+@asynccontextmanager
+async def server_websocket(
+    stream: ByteStream | TrioStream, **options: Unpack[ServerHandshakeOptions]
+) -> AsyncIterator[WebSocket]:
+    """Open a WebSocket as the server over a byte stream that is connected already.
+
+    Args:
+        stream: an anyio.abc.ByteStream or a trio.abc.Stream; it is closed at the end.
+        options: see ServerHandshakeOptions.
+
+    Raises:
+        HandshakeError: the client did not ask for a WebSocket properly; it has been told.
+        OSError: the stream broke.
+        TimeoutError: the opening handshake took longer than `open_timeout`.
+        TypeError, ValueError: an option is not what it should be; its name is in the text.
+    """
+    settings = server_options(options)
+    async with Background() as background:
+        transport = StreamTransport(stream)
+        seconds = settings["open_timeout"]
+        ws = await _within(seconds, lambda: _accept(transport, background, settings))
+        async with ws:
+            yield ws
+
+
+@dataclass
+class ServerStats:
+    """What a server has seen so far.
+
+    Attributes:
+        accepted: TCP connections.
+        opened: opening handshakes that succeeded.
+        refused: opening handshakes that did not.
+        failed: handlers that raised.
+    """
+
+    accepted: int = 0
+    opened: int = 0
+    refused: int = 0
+    failed: int = 0
+
+
+class Server:
+    """A running server.
+
+    Attributes:
+        addresses: where it listens: (host, port), or the path of a Unix socket.
+        url: a URI to connect to the first of them.
+        connections: the open WebSockets.
+        draining: whether it has stopped accepting.
+        stats: counts since it was started.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        options: ServerOptions,
+        background: Background,
+        sockets: Sequence[socket.socket],
+        host: str | None,
+    ) -> None:
+        self.addresses: list[Any] = [listening_address(sock) for sock in sockets]
+        self.connections: set[WebSocket] = set()
+        self.draining = False
+        self.stats = ServerStats()
+        self._handler = handler
+        self._options = options
+        self._logger = options["logger"]
+        self._background = background
+        self._sockets = list(sockets)
+        self._host = host
+        self._accepting: list[anyio.CancelScope] = []
+        self._clients: set[anyio.CancelScope] = set()
+        self._links: set[Link] = set()
+        self._idle = anyio.Event()
+        self._stopped = anyio.Event()
+        self._failure: OSError | None = None
+        for sock in sockets:
+            background.handlers.start_soon(self._accept_sockets, sock)
+
+    @property
+    def url(self) -> str:
+        """A URI that connects to the first address; ws://localhost/ for a Unix socket."""
+        scheme = "ws" if self._options["ssl"] is None else "wss"
+        address = self.addresses[0] if self.addresses else None
+        if not isinstance(address, tuple):
+            return f"{scheme}://localhost/"
+        host = self._host or "localhost"
+        if host in ("0.0.0.0", "::"):
+            host = "localhost"
+        if ":" in host:
+            host = f"[{host}]"
+        return f"{scheme}://{host}:{address[1]}/"
+
+    def __repr__(self) -> str:
+        return f"<creche.Server {self.url} {len(self.connections)} connections>"
+
+    # Stopping
+
+    async def shutdown(self, code: int = 1001, reason: str = "", grace: float = 10) -> None:
+        """Stop accepting, close every connection, and stop.
+
+        Every peer is sent a close frame at once; handlers see the end of the stream. Those that
+        are not done after `grace` seconds are cancelled. Cancelling shutdown() cancels them now.
+        A handler that calls it is one of those it waits for.
+
+        Args:
+            code: the close code to send.
+            reason: at most 123 bytes of UTF-8.
+            grace: seconds that the handlers have.
+
+        Raises:
+            ValueError, TypeError: as WebSocket.aclose; nothing has been closed then.
+        """
+        close = make_close(code, reason)
+        self._stop_accepting()
+        for link in list(self._links):
+            link.begin_close(close)
+        try:
+            with anyio.move_on_after(grace):
+                await self._wait_idle()
+        finally:
+            await self._cancel_clients()
+            self._stopped.set()
+
+    async def drain(self) -> None:
+        """Stop accepting, keep what is open; stop when all connections have ended.
+
+        Until then shutdown() may end it.
+        """
+        self._stop_accepting()
+        await self._wait_idle()
+        self._stopped.set()
+
+    async def wait_stopped(self) -> None:
+        """Return when the server has been shut down.
+
+        Raises:
+            OSError: a listening socket broke.
+        """
+        await self._stopped.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def _stop_accepting(self) -> None:
+        self.draining = True
+        for scope in self._accepting:
+            scope.cancel()
+        for sock in self._sockets:
+            close_listening(sock)
+        self._sockets.clear()
+
+    async def _wait_idle(self) -> None:
+        while self._clients:
+            self._idle = anyio.Event()
+            await self._idle.wait()
+
+    async def _cancel_clients(self) -> None:
+        """Cancel every handler; each connection closes within its bound."""
+        for scope in list(self._clients):
+            scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await self._wait_idle()
+
+    async def stop_now(self) -> None:
+        """Stop accepting and cancel everything."""
+        try:
+            self._stop_accepting()
+            await self._cancel_clients()
+        finally:
+            for link in list(self._links):
+                link.abort("the server was stopped")
+            self._stopped.set()
+
+    # Connections
+
+    def add_listener(self, listener: Listener[ByteStream]) -> None:
+        """Accept connections from a listener of AnyIO."""
+        self.addresses.append(listener_address(listener))
+        self._background.handlers.start_soon(self._accept_streams, listener)
+
+    async def _accept_sockets(self, sock: socket.socket) -> None:
+        await self._accept_with(accept_loop, sock, self._add_socket, self._logger)
+
+    async def _accept_streams(self, listener: Listener[ByteStream]) -> None:
+        await self._accept_with(listener.serve, self._serve_stream, self._background.handlers)
+
+    async def _accept_with(self, function: Callable[..., Awaitable[None]], *args: Any) -> None:
+        with anyio.CancelScope() as scope:
+            self._accepting.append(scope)
+            try:
+                await function(*args)
+            except (OSError, anyio.ClosedResourceError) as exc:
+                if not self.draining:
+                    self._logger.error("accepting failed: %s", exc)
+                    self._failure = OSError(f"accepting failed: {exc}")
+                    self._stopped.set()
+
+    def _add_socket(self, sock: socket.socket) -> None:
+        async def open_socket() -> Transport:
+            return await open_transport(sock, self._options["ssl"], server_side=True)
+
+        self._background.handlers.start_soon(self._serve_client, open_socket)
+
+    async def _serve_stream(self, stream: ByteStream) -> None:
+        async def open_stream() -> Transport:
+            return StreamTransport(stream)
+
+        await self._serve_client(open_stream)
+
+    async def _serve_client(self, open_transport_of: Callable[[], Awaitable[Transport]]) -> None:
+        """All of one client's time here. It raises nothing."""
+        self.stats.accepted += 1
+        with anyio.CancelScope() as scope:
+            self._clients.add(scope)
+            try:
+                ws = await self._open(open_transport_of)
+                if ws is not None:
+                    await self._handle(ws)
+            except Exception:
+                self._logger.exception("a connection failed; please report it")
+            finally:
+                self._clients.discard(scope)
+                if not self._clients:
+                    self._idle.set()
+
+    async def _open(
+        self, open_transport_of: Callable[[], Awaitable[Transport]]
+    ) -> WebSocket | None:
+        """The opening handshake; None if it failed."""
+
+        async def accept() -> WebSocket:
+            transport = await open_transport_of()
+            return await _accept(transport, self._background, self._options, self)
+
+        try:
+            ws = await _within(self._options["open_timeout"], accept)
+        except (OSError, HandshakeError) as exc:
+            self.stats.refused += 1
+            self._logger.debug("opening handshake failed: %s", exc)
+            return None
+        self.stats.opened += 1
+        return ws
+
+    async def _handle(self, ws: WebSocket) -> None:
+        link = ws._link
+        self.connections.add(ws)
+        self._links.add(link)
+        logger = ws.logger
+        logger.debug("connection open")
+        try:
+            async with ws:
+                await self._handler(ws)
+        except Exception as exc:
+            if not link.is_own_end(exc):
+                self.stats.failed += 1
+                logger.exception("handler raised; the connection is closed with 1011")
+            elif isinstance(exc, ConnectionClosedError):
+                logger.info("connection lost: %s", exc)
+            else:
+                logger.debug("handler met the end: %s", exc)
+        finally:
+            self.connections.discard(ws)
+            self._links.discard(link)
+        logger.debug("connection closed")
+
+
+@asynccontextmanager
+async def _running(
+    handler: Handler,
+    options: ServerOptions,
+    sockets: Sequence[socket.socket],
+    host: str | None,
+) -> AsyncIterator[Server]:
+    """A server that runs while the body does."""
+    try:
+        if not callable(handler):
+            raise TypeError(f"handler must be callable, not {type(handler).__name__}")
+        async with Background() as background:
+            server = Server(handler, options, background, sockets, host)
+            try:
+                yield server
+                await server.shutdown()
+            finally:
+                await server.stop_now()
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+async def _accept(
+    transport: Transport,
+    background: Background,
+    options: ServerHandshakeOptions,
+    server: Server | None = None,
+) -> WebSocket:
+    """The opening handshake on a new transport, which is closed if it fails."""
+    handshake = ServerHandshake(
+        origins=options["origins"],
+        subprotocols=options["subprotocols"],
+        select_subprotocol=options["select_subprotocol"],
+        max_header_bytes=options["max_header_bytes"],
+        extra_attributes=transport.extra_attributes,
+    )
+    try:
+        request, response = await _shake_hands(transport, handshake, options, server)
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await transport.aclose_forcefully()
+        raise
+    link = Link(transport, background, Side.SERVER, options)
+    link.start(handshake.trailing_data)
+    return WebSocket(
+        link,
+        options["logger"],
+        request=request,
+        response=response,
+        subprotocol=handshake.subprotocol,
+    )
+
+
+async def _within(seconds: float | None, function: Callable[[], Awaitable[T]]) -> T:
+    with anyio.move_on_after(seconds):
+        return await function()
+    raise TimeoutError(f"the opening handshake took over {seconds:g} s")
+
+
+async def _shake_hands(
+    transport: Transport,
+    handshake: ServerHandshake,
+    options: ServerHandshakeOptions,
+    server: Server | None,
+) -> tuple[Request, Response]:
+    try:
+        request = await _read_request(transport, handshake)
+        if server is not None and server.draining:
+            raise reject(503, "the server is shutting down")
+        response = await _decide(request, handshake, options)
+    except Rejection as refusal:
+        await _refuse(transport, _answer(refusal.response, handshake, options))
+        raise
+    transport.outbox += _answer(response, handshake, options)
+    await transport.drain()
+    return request, response
+
+
+async def _read_request(transport: Transport, handshake: ServerHandshake) -> Request:
+    while True:
+        data = await transport.receive()
+        if not data:
+            raise InvalidMessage("the client closed the connection before it asked")
+        request = handshake.receive_data(data)
+        if request is not None:
+            return request
+
+
+async def _decide(
+    request: Request, handshake: ServerHandshake, options: ServerHandshakeOptions
+) -> Response:
+    """The answer 101; anything else is raised as a Rejection."""
+    try:
+        if options["process_request"] is not None:
+            answer = await _call(options["process_request"], request)
+            if answer is not None:
+                raise Rejection(answer)
+        response = handshake.accept(request)
+        if options["process_response"] is not None:
+            response = await _call(options["process_response"], request, response) or response
+            if response.status != 101:
+                raise Rejection(response)
+    except Rejection:
+        raise
+    except Exception:
+        options["logger"].exception("deciding about an opening handshake failed")
+        raise reject(500, "the server failed to decide about the request") from None
+    return response
+
+
+async def _call(hook: Callable[..., Any], *args: Any) -> Any:
+    """Call a hook that may be sync or async; what it returns is a Response or None."""
+    answer = hook(*args)
+    if inspect.isawaitable(answer):
+        answer = await answer
+    if answer is not None and not isinstance(answer, Response):
+        raise TypeError(f"{hook} must return a Response or None, not {type(answer).__name__}")
+    return answer
+
+
+def _answer(
+    response: Response, handshake: ServerHandshake, options: ServerHandshakeOptions
+) -> bytes:
+    """The bytes of a response; of a 500 where a hook has made one that cannot be sent."""
+    if options["server_header"] is not None:
+        response.headers.add_default("Server", options["server_header"])
+    try:
+        return handshake.respond(response)
+    except ValueError:
+        options["logger"].exception("a response cannot be sent")
+        return handshake.respond(reject(500, "the server failed to answer").response)
+
+
+async def _refuse(transport: Transport, answer: bytes) -> None:
+    """Send an answer and let the client read it."""
+    transport.outbox += answer
+    await transport.drain()
+    transport.send_eof()
+    with anyio.move_on_after(_LINGER_SECONDS):
+        left = _LINGER_BYTES
+        while left > 0:
+            data = await transport.receive()
+            if not data:
+                break
+            left -= len(data)

@@ -1,0 +1,149 @@
+"""For tests of applications: connections without a socket."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Unpack
+
+import anyio
+from anyio.abc import ByteStream
+
+from creche.background import Background
+from creche.link import Link
+from creche.options import ConnectionOptions, client_options
+from creche.protocol.connection import Side
+from creche.protocol.handshake import ClientHandshake, ServerHandshake
+from creche.protocol.uri import parse_uri
+from creche.transports.streams import StreamTransport
+from creche.websocket import WebSocket
+
+__all__ = ["MemoryByteStream", "memory_byte_pair", "memory_pair"]
+
+
+@asynccontextmanager
+async def memory_pair(
+    uri: str = "ws://localhost/",
+    *,
+    clogged_after: int | None = None,
+    **options: Unpack[ConnectionOptions],
+) -> AsyncIterator[tuple[WebSocket, WebSocket]]:
+    """Two connected WebSockets, (client, server), as an async context manager.
+
+    The server's is closed first when it is left.
+
+    Args:
+        uri: what the client has asked for.
+        clogged_after: bytes that either direction holds until the other side reads; None for any
+            number.
+        options: see ConnectionOptions; they hold for both.
+
+    Raises:
+        TypeError, ValueError: an option is not what it should be.
+    """
+    settings = client_options(options)
+    asking = ClientHandshake(parse_uri(uri))
+    answering = ServerHandshake()
+    request = answering.receive_data(asking.request_bytes())
+    assert request is not None
+    response = answering.accept(request)
+    asking.receive_data(answering.respond(response))
+    streams = memory_byte_pair(clogged_after=clogged_after)
+    async with Background() as background:
+        pair = []
+        for side, stream in zip(Side, streams, strict=True):
+            link = Link(StreamTransport(stream), background, side, settings)
+            pair.append(
+                WebSocket(
+                    link, settings["logger"], request=request, response=response, subprotocol=None
+                )
+            )
+            link.start(b"")
+        client, server = pair
+        async with client, server:
+            yield client, server
+
+
+class MemoryByteStream(ByteStream):
+    """One end of a byte stream in memory; memory_byte_pair() makes two."""
+
+    def __init__(self, clogged_after: int | None) -> None:
+        self._clogged_after = clogged_after
+        self._arrived = bytearray()  # what the peer has sent and we have not received
+        self._ended = False  # whether the peer sends no more
+        self._closed = False
+        self._changed = anyio.Event()
+        self._peer: MemoryByteStream = self
+
+    def join(self, peer: MemoryByteStream) -> None:
+        """Make `peer` the other end."""
+        self._peer = peer
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        await anyio.lowlevel.checkpoint()
+        while True:
+            if self._closed:
+                raise anyio.ClosedResourceError
+            if self._arrived:
+                data = bytes(self._arrived[:max_bytes])
+                del self._arrived[:max_bytes]
+                self._peer._wake()
+                return data
+            if self._ended:
+                raise anyio.EndOfStream
+            await self._changed.wait()
+
+    async def send(self, item: bytes) -> None:
+        await anyio.lowlevel.checkpoint()
+        view = memoryview(item)
+        while view:
+            if self._closed:
+                raise anyio.ClosedResourceError
+            peer = self._peer
+            if peer._closed:
+                raise anyio.BrokenResourceError
+            room = len(view)
+            if self._clogged_after is not None:
+                room = min(room, self._clogged_after - len(peer._arrived))
+            if room > 0:
+                peer._arrived += view[:room]
+                view = view[room:]
+                peer._wake()
+            else:
+                await self._changed.wait()
+
+    async def send_eof(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        self._peer._ended = True
+        self._peer._wake()
+
+    async def aclose(self) -> None:
+        self._closed = True
+        self._peer._ended = True
+        self._wake()
+        self._peer._wake()
+        await anyio.lowlevel.checkpoint()
+
+
+def memory_byte_pair(
+    *, clogged_after: int | None = None
+) -> tuple[MemoryByteStream, MemoryByteStream]:
+    """Two ends of a byte stream in memory.
+
+    Args:
+        clogged_after: bytes that either direction holds until the other end receives; None for
+            any number.
+
+    Raises:
+        ValueError: `clogged_after` is negative.
+    """
+    if clogged_after is not None and clogged_after < 0:
+        raise ValueError(f"clogged_after must not be negative, not {clogged_after}")
+    first, second = MemoryByteStream(clogged_after), MemoryByteStream(clogged_after)
+    first.join(second)
+    second.join(first)
+    return first, second

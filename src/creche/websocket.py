@@ -1,0 +1,300 @@
+"""WebSocket: what an application holds of one connection."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from types import TracebackType
+from typing import Any, Literal
+
+import anyio
+from anyio.abc import ObjectStream
+from anyio.lowlevel import checkpoint
+
+from creche.exceptions import EndOfMessages
+from creche.handlers import ConnectionTaskGroup
+from creche.link import Link
+from creche.protocol.closing import Close, make_close
+from creche.protocol.connection import encode_message
+from creche.protocol.http import Request, Response
+
+Message = str | bytes | bytearray | memoryview
+Handler = Callable[["WebSocket"], Awaitable[object]]
+
+
+class WebSocket(ObjectStream[str | bytes]):
+    """One end of an open connection.
+
+    It is an anyio.abc.ObjectStream: str is a text message, bytes a binary one. connect() and
+    serve() make it. One task at a time may receive; any number of tasks may send.
+
+    Attributes:
+        subprotocol: the subprotocol that was agreed on, or None (RFC 6455 1.9).
+        request: the client's opening handshake.
+        response: the server's opening handshake.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        logger: logging.Logger,
+        *,
+        request: Request,
+        response: Response,
+        subprotocol: str | None,
+    ) -> None:
+        self.request = request
+        self.response = response
+        self.subprotocol = subprotocol
+        self._link = link
+        self._base_logger = logger
+        self._id: uuid.UUID | None = None
+        self._attributes = link.transport.extra_attributes
+
+    # What is known of the connection
+
+    @property
+    def id(self) -> uuid.UUID:
+        """A name for this connection, for logs."""
+        if self._id is None:
+            self._id = uuid.uuid4()
+        return self._id
+
+    @property
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger whose records name this connection, and have it as `record.websocket`."""
+        return _Logger(self._base_logger, {"websocket": self})
+
+    @property
+    def close_code(self) -> int | None:
+        """The close code (RFC 6455 7.1.5); None while the connection is open."""
+        return None if self._link.connection.outcome is None else self._link.ending(_END).code
+
+    @property
+    def close_reason(self) -> str | None:
+        """The close reason (RFC 6455 7.1.6); None while the connection is open."""
+        return None if self._link.connection.outcome is None else self._link.ending(_END).reason
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds between the last answered ping and its pong; None before the first."""
+        return self._link.connection.latency
+
+    @property
+    def buffered_amount(self) -> int:
+        """Bytes that are committed and that the kernel has not taken yet."""
+        return len(self._link.transport.outbox)
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """AnyIO's typed attributes of the connection below."""
+        return self._attributes
+
+    def __repr__(self) -> str:
+        connection = self._link.connection
+        return f"<creche.WebSocket {connection.side.value} {self.id} {connection.state.value}>"
+
+    # Messages
+
+    async def receive(self) -> str | bytes:
+        """The next message: str if it is text, bytes if it is binary.
+
+        Cancelling it loses nothing. `async for message in ws` receives until the peer closes.
+
+        Raises:
+            ConnectionClosedOK: the peer has closed, and every message before was received.
+            ConnectionClosedError: the connection was lost, or the peer broke the protocol.
+            ConnectionAlreadyClosed: we have closed.
+            anyio.BusyResourceError: another task is receiving.
+        """
+        return await self._link.receive()
+
+    async def send(self, message: Message) -> None:
+        """Send a message: str as text, bytes-like as binary (RFC 6455 5.6).
+
+        It waits for room in the outbox and then commits the message whole. Cancelled means not
+        sent; returned means committed, in order, but not yet delivered.
+
+        Raises:
+            TypeError: `message` is neither str nor bytes-like.
+            ConnectionClosedOK: the peer has closed.
+            ConnectionClosedError: the connection was lost.
+            ConnectionAlreadyClosed: we have closed.
+        """
+        link = self._link
+        await link.wait_for_room()
+        opcode, payload = encode_message(message)
+        link.connection.send_message(opcode, payload)
+        link.commit()
+
+    def send_nowait(self, message: Message) -> None:
+        """Send a message if there is room for it in the outbox.
+
+        Raises:
+            anyio.WouldBlock: there is none.
+            TypeError, ConnectionClosed: as `send`.
+        """
+        link = self._link
+        link.check_sendable()
+        if not link.has_room:
+            raise anyio.WouldBlock
+        opcode, payload = encode_message(message)
+        link.connection.send_message(opcode, payload)
+        link.commit()
+
+    async def flush(self) -> None:
+        """Wait until the kernel has taken everything that was committed.
+
+        Raises:
+            ConnectionClosed: as `send`; what had not left is lost then.
+        """
+        await self._link.wait_until_written()
+
+    async def ping(self, data: str | bytes | None = None) -> float:
+        """Send a ping and wait for its pong (RFC 6455 5.5.2).
+
+        Args:
+            data: the payload, at most 125 bytes; made up if it is None.
+
+        Returns:
+            The seconds it took.
+
+        Raises:
+            ValueError: `data` is too long, or that of a ping without an answer yet.
+            TypeError: `data` is neither str nor bytes.
+            ConnectionClosed: as `send`.
+        """
+        return await self._link.ping(None if data is None else _control_payload(data))
+
+    async def pong(self, data: str | bytes = b"") -> None:
+        """Send a pong that nobody asked for (RFC 6455 5.5.3).
+
+        Args:
+            data: the payload, at most 125 bytes.
+
+        Raises:
+            ValueError: `data` is too long.
+            TypeError: `data` is neither str nor bytes.
+            ConnectionClosed: as `send`.
+        """
+        payload = _control_payload(data)
+        await self._link.wait_for_room()
+        self._link.connection.send_pong(payload)
+        self._link.commit()
+
+    # Closing
+
+    async def send_eof(self) -> None:
+        """Close our direction: send close code 1000, but receive until the peer closes, too.
+
+        Raises:
+            ConnectionClosed: as `send`.
+        """
+        await checkpoint()
+        self._link.check_sendable()
+        self._link.begin_close(Close(1000))
+
+    async def aclose(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection: send a close frame, wait for the peer's (RFC 6455 7.1.2).
+
+        Messages that were not received yet are dropped. It takes at most `close_timeout`. When it
+        is cancelled, the connection is closed at once, without waiting.
+
+        Args:
+            code: the close code, one that may be sent (RFC 6455 7.4).
+            reason: at most 123 bytes of UTF-8.
+
+        Raises:
+            ValueError: `code` may not be sent, or `reason` is too long.
+            TypeError: they are not an int and a str.
+        """
+        await self._link.aclose(make_close(code, reason))
+
+    async def __aenter__(self) -> WebSocket:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        """Close; the body's own exception wins over a cancellation meanwhile."""
+        try:
+            await self._link.leave(exc_val)
+        except BaseException:
+            if exc_val is None or isinstance(exc_val, anyio.get_cancelled_exc_class()):
+                raise
+        finally:
+            del exc_val, exc_tb
+
+    # Handlers
+
+    async def run(self, *handlers: Handler, until: Literal["first", "all"] = "first") -> None:
+        """Run `handler(ws)` for each handler as a child of the connection.
+
+        Args:
+            handlers: coroutine functions.
+            until: "first" cancels the others when one returns; "all" waits for every one.
+
+        Raises:
+            ConnectionClosedError: the connection was lost; the handlers were cancelled.
+            ExceptionGroup: what handlers raised; the others were cancelled.
+            TypeError: no handler, or one that is not callable.
+            ValueError: another `until`.
+        """
+        if not handlers:
+            raise TypeError("run() needs at least one handler")
+        for handler in handlers:
+            if not callable(handler):
+                raise TypeError(f"handlers must be callable, not {type(handler).__name__}")
+        if until not in ("first", "all"):
+            raise ValueError(f'until must be "first" or "all", not {until!r}')
+        async with self.create_task_group() as tg:
+
+            async def run_one(handler: Handler) -> None:
+                await handler(self)
+                if until == "first":
+                    tg.cancel_scope.cancel()
+
+            for handler in handlers:
+                tg.start_soon(run_one, handler, name=handler)
+
+    def create_task_group(self) -> ConnectionTaskGroup:
+        """An AnyIO task group that is cancelled when the connection is lost.
+
+        Its `async with` raises one ConnectionClosedError then, unless children have raised. When
+        the peer closes well, its children are cancelled once `receive` has reported the end.
+        """
+        return ConnectionTaskGroup(self._link)
+
+
+_END = EndOfMessages
+
+
+class _Logger(logging.LoggerAdapter[logging.Logger]):
+    """Puts the connection's id before each message."""
+
+    def process(
+        self, msg: object, kwargs: MutableMapping[str, Any]
+    ) -> tuple[object, MutableMapping[str, Any]]:
+        msg, kwargs = super().process(msg, kwargs)
+        return f"[{kwargs['extra']['websocket'].id}] {msg}", kwargs
+
+
+def _control_payload(data: object) -> bytes:
+    if isinstance(data, str):
+        return data.encode()
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data)
+    raise TypeError(f"data must be str or bytes-like, not {type(data).__name__}")
+
+
+async def discard(ws: WebSocket) -> None:
+    """Receive messages and throw them away until the peer closes.
+
+    A consumer for handlers that only send: `ws.run(producer, creche.discard)`.
+    """
+    async for _ in ws:
+        pass
