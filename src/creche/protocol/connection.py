@@ -437,16 +437,11 @@ class Connection:
         return answered
 
     def _pong_received(self, payload: bytes, now: float) -> None:
-        if payload not in self._pings:
-            return
         # It answers this ping and every earlier one (RFC 6455 5.5.3).
-        for earlier in list(self._pings):
-            ping = self._pings.pop(earlier)
-            ping.latency = now - ping.sent_at
+        while payload in self._pings:
+            ping = self._pings.pop(next(iter(self._pings)))
+            ping.latency = self.latency = now - ping.sent_at
             self.answered.append(ping)
-            if earlier == payload:
-                self.latency = ping.latency
-                break
         if not self._pings:
             self.timers.all_answered()
 

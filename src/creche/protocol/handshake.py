@@ -329,7 +329,7 @@ class ClientHandshake:
         self._head = HeadReader(max_header_bytes)
         self._http = h11.Connection(h11.CLIENT)
         self.refusal: Response | None = None  # another answer than 101, so far
-        self._switched = False
+        self._in_head = True  # h11 bounds what comes after an interim answer
         self.subprotocol: str | None = None
         self.response: Response | None = None
         headers = Headers([("Host", uri.host_header)])
@@ -374,13 +374,13 @@ class ClientHandshake:
             InvalidStatus: another answer, complete with its body.
             HandshakeError: an answer that breaks RFC 6455 4.1.
         """
-        if self.refusal is None and not self._switched:
+        if self._in_head:
             head = self._head.receive_data(data)
             if head is None:
                 return None
-            self._http.receive_data(head)
-        else:
-            self._http.receive_data(bytes(data))
+            self._in_head = False
+            data = head
+        self._http.receive_data(bytes(data))
         return self._next_events()
 
     def receive_eof(self) -> None:
@@ -405,7 +405,6 @@ class ClientHandshake:
             if isinstance(event, h11.InformationalResponse):
                 if event.status_code != 101:
                     continue  # 100 or 103: the answer is still to come
-                self._switched = True
                 response = Response(101, decode_headers(event.headers))
                 self._check(response, event.http_version)
                 self.response = response

@@ -36,7 +36,7 @@ def drop_keys() -> None:
     _keys = iter(())
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
     os.register_at_fork(after_in_child=drop_keys)
 
 

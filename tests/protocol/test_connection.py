@@ -1,0 +1,508 @@
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from creche.protocol.closing import Close, make_close
+from creche.protocol.connection import (
+    DRAIN_BYTES,
+    TRANSITIONS,
+    Connection,
+    Event,
+    Outcome,
+    Side,
+    State,
+    encode_message,
+)
+from creche.protocol.exceptions import PayloadTooBig, ProtocolError
+from creche.protocol.frames import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    append_frame,
+    parse_header,
+)
+from creche.protocol.masking import apply_mask
+
+KEY = b"\x01\x02\x03\x04"
+
+
+def make(side: Side = Side.SERVER, **options: Any) -> Connection:
+    return Connection(side, bytearray(), 0, **options)
+
+
+def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, masked: bool = True) -> bytes:
+    out = bytearray()
+    append_frame(out, opcode, payload, KEY if masked else None, fin)
+    return bytes(out)
+
+
+def written(connection: Connection) -> list[tuple[int, bytes]]:
+    """The frames in the outbox, which is emptied."""
+    frames = []
+    data = bytes(connection.outbox)
+    connection.outbox.clear()
+    masked = connection.side is Side.CLIENT
+    while data:
+        header = parse_header(memoryview(data), 0, len(data), masked)
+        assert header is not None
+        size, fin, opcode, length, key = header
+        assert fin
+        payload = data[size : size + length]
+        frames.append((opcode, payload if key is None else apply_mask(payload, key)))
+        data = data[size + length :]
+    return frames
+
+
+def messages(connection: Connection, now: float = 0) -> list[str | bytes]:
+    return list(iter(lambda: connection.next_message(now), None))
+
+
+def close_payload(code: int, reason: str = "") -> bytes:
+    return make_close(code, reason).payload()
+
+
+# Messages
+
+
+@pytest.mark.parametrize("side", Side)
+def test_messages_arrive_whole_however_they_are_cut(side: Side) -> None:
+    masked = side is Side.SERVER
+    data = b"".join(
+        [
+            frame(TEXT, "é☃".encode(), masked=masked),
+            frame(PING, b"?", masked=masked),
+            frame(BINARY, b"\xff" * 200, masked=masked),
+            frame(TEXT, b"a\xc3", fin=False, masked=masked),
+            frame(PONG, b"", masked=masked),
+            frame(CONTINUATION, b"", fin=False, masked=masked),
+            frame(CONTINUATION, b"\xa9b", masked=masked),
+            frame(BINARY, b"", masked=masked),
+        ]
+    )
+    expected = ["é☃", b"\xff" * 200, "aéb", b""]
+    for cut in range(len(data)):
+        connection = make(side)
+        connection.receive_data(data[:cut], 1)
+        connection.receive_data(memoryview(data)[cut:], 1)
+        assert messages(connection) == expected, cut
+        assert written(connection) == [(PONG, b"?")]
+    connection = make(side)
+    for i in range(len(data)):
+        connection.receive_data(data[i : i + 1], 1)
+    assert messages(connection) == expected
+
+
+def test_a_client_masks_with_a_new_key_each_time_and_a_server_does_not() -> None:
+    client, server = make(Side.CLIENT), make(Side.SERVER)
+    for connection in (client, server):
+        connection.send_message(TEXT, b"same")
+        connection.send_message(TEXT, b"same")
+    assert server.outbox == frame(TEXT, b"same", masked=False) * 2
+    first, second = client.outbox[:10], client.outbox[10:]
+    assert first[1] & 0x80
+    assert first != second
+    assert written(client) == [(TEXT, b"same")] * 2
+
+
+@pytest.mark.parametrize(
+    ("message", "opcode", "payload"),
+    [
+        ("é", TEXT, b"\xc3\xa9"),
+        (b"x", BINARY, b"x"),
+        (bytearray(b"x"), BINARY, b"x"),
+        (memoryview(b"abcd").cast("I"), BINARY, b"abcd"),
+        (memoryview(b"abcd")[::2], BINARY, b"ac"),
+    ],
+)
+def test_str_is_text_and_bytes_like_is_binary(message: Any, opcode: int, payload: bytes) -> None:
+    assert encode_message(message)[0] == opcode
+    assert bytes(encode_message(message)[1]) == payload
+
+
+@pytest.mark.parametrize("message", [123, None, ["a"]])
+def test_other_messages_are_refused(message: Any) -> None:
+    with pytest.raises(TypeError, match="message must be str or bytes-like, not"):
+        encode_message(message)
+
+
+def test_a_lone_surrogate_cannot_be_sent() -> None:
+    with pytest.raises(ValueError, match="surrogates"):
+        encode_message("\ud800")
+
+
+# Backpressure
+
+
+def test_parsing_stops_at_the_mark_and_goes_on_when_there_is_room() -> None:
+    connection = make(max_queue=4)
+    connection.receive_data(frame(TEXT, b"x") * 1000, 0)
+    assert connection.inbox.messages == 4
+    assert connection.must_pause
+    total = 0
+    while connection.inbox.messages:
+        total += len(messages(connection))
+        connection.resume(0)
+    assert total == 1000
+    assert not connection.must_pause
+
+
+def test_bytes_that_arrive_while_the_inbox_is_full_are_kept_in_order() -> None:
+    connection = make(max_queue=1)
+    for text in (b"a", b"b", b"c"):
+        connection.receive_data(frame(TEXT, text), 0)
+    received = []
+    for _ in range(3):
+        received += messages(connection)
+        connection.resume(0)
+    assert received == ["a", "b", "c"]
+
+
+def test_the_start_of_a_frame_is_no_reason_to_pause() -> None:
+    connection = make()
+    connection.receive_data(frame(TEXT, b"abc")[:3], 0)
+    assert not connection.must_pause
+
+
+# Control frames
+
+
+def test_every_ping_is_answered_while_the_outbox_has_room() -> None:
+    connection = make()
+    connection.receive_data(frame(PING, b"1") + frame(PING, b"2"), 0)
+    assert written(connection) == [(PONG, b"1"), (PONG, b"2")]
+
+
+def test_above_the_write_limit_only_the_newest_ping_is_answered() -> None:
+    connection = make(write_limit=100)
+    connection.send_message(BINARY, b"x" * 100)
+    size = len(connection.outbox)
+    connection.receive_data(b"".join(frame(PING, b"%d" % i) for i in range(50)), 0)
+    assert len(connection.outbox) == size
+    connection.output_left()
+    assert len(connection.outbox) == size  # still above
+    connection.outbox.clear()
+    connection.output_left()
+    assert written(connection) == [(PONG, b"49")]
+    connection.output_left()
+    assert written(connection) == []
+
+
+def test_a_pong_that_waited_goes_out_before_the_close_frame() -> None:
+    connection = make(write_limit=1)
+    connection.send_message(BINARY, b"x")
+    connection.receive_data(frame(PING, b"p"), 0)
+    connection.send_close(Close(1000), 0)
+    assert [opcode for opcode, _ in written(connection)] == [BINARY, PONG, CLOSE]
+
+
+def test_a_pong_answers_its_ping_and_all_earlier_ones() -> None:
+    connection = make(Side.CLIENT)
+    pings = [connection.send_ping(payload, 1) for payload in (b"a", b"b", b"c")]
+    connection.receive_data(frame(PONG, b"b", masked=False), 3)
+    assert connection.take_answered() == pings[:2]
+    assert connection.take_answered() == []
+    assert [ping.latency for ping in pings] == [2, 2, None]
+    assert connection.latency == 2
+    connection.receive_data(frame(PONG, b"nobody's", masked=False), 4)
+    assert connection.take_answered() == []
+    connection.receive_data(frame(PONG, b"c", masked=False), 5)
+    assert connection.take_answered() == pings[2:]
+
+
+def test_a_pings_payload_is_made_up_and_unlike_those_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection = make()
+    payloads = iter([b"same", b"same", b"other"])
+    monkeypatch.setattr("os.urandom", lambda size: next(payloads))
+    assert connection.send_ping(None, 0).payload == b"same"
+    assert connection.send_ping(None, 0).payload == b"other"
+
+
+def test_a_ping_with_a_payload_under_way_or_too_long_is_refused() -> None:
+    connection = make()
+    ping = connection.send_ping(b"x", 0)
+    with pytest.raises(ValueError, match="data b'x' is that of a ping without an answer"):
+        connection.send_ping(b"x", 0)
+    connection.forget_ping(ping)
+    connection.send_ping(b"x", 0)
+    with pytest.raises(ValueError, match="data is 126 bytes long"):
+        connection.send_ping(b"x" * 126, 0)
+    with pytest.raises(ValueError, match="data is 126 bytes long"):
+        connection.send_pong(b"x" * 126)
+
+
+# The closing handshake
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [(1000, Outcome.NORMAL), (1001, Outcome.NORMAL), (1011, Outcome.ABNORMAL), (4000, None)],
+)
+def test_the_peers_close_frame_is_echoed_and_ends_the_stream(
+    code: int, outcome: Outcome | None
+) -> None:
+    connection = make()
+    connection.receive_data(frame(TEXT, b"last") + frame(CLOSE, close_payload(code, "why")), 0)
+    assert connection.state is State.CLOSED
+    assert connection.ended
+    assert not connection.can_send
+    assert connection.outcome is (outcome or Outcome.ABNORMAL)
+    assert connection.received == connection.sent == Close(code, "why")
+    assert written(connection) == [(CLOSE, close_payload(code, "why"))]
+    assert messages(connection) == ["last"]
+
+
+def test_a_close_frame_without_a_code_ends_the_stream_well() -> None:
+    connection = make()
+    connection.receive_data(frame(CLOSE), 0)
+    assert connection.outcome is Outcome.NORMAL
+    assert connection.received == Close(1005)
+    assert written(connection) == [(CLOSE, b"")]
+
+
+def test_after_our_close_frame_messages_still_arrive_until_the_peers() -> None:
+    connection = make()
+    connection.send_close(Close(1000), 0)
+    connection.send_close(Close(1001), 0)  # only the first one counts
+    assert connection.state is State.CLOSING
+    connection.receive_data(frame(TEXT, b"late") + frame(PING), 0)
+    assert written(connection) == [(CLOSE, close_payload(1000))]
+    assert not connection.ended
+    connection.receive_data(frame(CLOSE, close_payload(1000)) + frame(TEXT, b"too late"), 0)
+    assert messages(connection) == ["late"]
+    assert connection.ended
+
+
+def test_input_that_is_discarded_is_still_searched_for_the_close_frame() -> None:
+    connection = make(max_queue=1)
+    connection.receive_data(frame(TEXT, b"a") + frame(TEXT, b"b"), 0)
+    assert connection.must_pause
+    connection.discard_input()
+    connection.send_close(Close(1000), 0)
+    connection.receive_data(
+        frame(TEXT, b"c" * 100_000)
+        + frame(TEXT, b"d", fin=False)
+        + frame(CONTINUATION, b"e")
+        + frame(CLOSE, close_payload(1000)),
+        0,
+    )
+    assert connection.state is State.CLOSED
+    assert messages(connection) == []
+
+
+def test_the_end_of_the_bytes_without_a_close_frame_is_a_loss() -> None:
+    connection = make()
+    connection.receive_data(frame(TEXT, b"x"), 0)
+    connection.receive_eof()
+    assert connection.state is State.LOST
+    assert connection.outcome is Outcome.ABNORMAL
+    assert "without a closing handshake" in connection.loss
+    assert messages(connection) == ["x"]
+
+
+def test_the_end_of_the_bytes_after_the_closing_handshake_is_none() -> None:
+    connection = make()
+    connection.receive_data(frame(CLOSE, close_payload(1000)), 0)
+    connection.receive_eof()
+    assert connection.state is State.CLOSED
+    assert connection.eof
+    connection.lose("")
+    connection.lose("again")
+    assert connection.outcome is Outcome.NORMAL
+    assert connection.loss == ""
+
+
+def test_too_many_bytes_after_the_end_lose_the_transport() -> None:
+    connection = make()
+    connection.receive_data(frame(CLOSE, close_payload(1000)), 0)
+    for _ in range(DRAIN_BYTES // 2**16):
+        connection.receive_data(b"x" * 2**16, 0)
+    assert connection.state is State.CLOSED
+    connection.receive_data(b"x", 0)
+    assert connection.state is State.LOST
+    assert connection.outcome is Outcome.NORMAL
+
+
+# Violations
+
+
+@pytest.mark.parametrize(
+    ("bad", "code"),
+    [
+        (b"\xc1\x80" + KEY, 1002),
+        (frame(TEXT, b"\xff"), 1007),
+        (frame(TEXT, b"\xff", fin=False), 1007),
+        (frame(CONTINUATION, b""), 1002),
+        (frame(CLOSE, b"\x03"), 1002),
+        (frame(CLOSE, b"\x03\xe8\xff"), 1007),
+        (frame(BINARY, b"12345678"), 1009),
+    ],
+)
+def test_a_violation_takes_its_place_in_the_stream(bad: bytes, code: int) -> None:
+    connection = make(max_size=4)
+    connection.receive_data(frame(TEXT, b"1st") + frame(PING) + frame(TEXT, b"2nd") + bad, 0)
+    connection.receive_data(frame(TEXT, b"3rd"), 0)
+    for text in ("1st", "2nd"):
+        assert connection.next_message(0) == text
+        assert connection.outcome is None
+        assert connection.can_send
+        connection.send_message(TEXT, text.encode())
+    assert connection.next_message(0) is None
+    assert connection.state is State.CLOSED
+    assert connection.outcome is Outcome.ABNORMAL
+    assert connection.sent is not None
+    assert connection.sent.code == code
+    frames = written(connection)
+    assert [opcode for opcode, _ in frames] == [PONG, TEXT, TEXT, CLOSE]
+    assert connection.failure is not None
+    assert connection.failure.__traceback__ is None
+    assert connection.next_message(0) is None
+
+
+def test_a_long_explanation_is_cut_to_what_a_close_frame_holds() -> None:
+    connection = make()
+    connection.failure = ProtocolError("é" * 100)
+    connection.fail(0)
+    assert connection.sent == Close(1002, "é" * 61)
+
+
+def test_closing_tells_a_peer_that_broke_the_protocol_of_that() -> None:
+    connection = make()
+    connection.receive_data(frame(TEXT, b"\xff"), 0)
+    connection.send_close(Close(1000), 0)
+    assert connection.sent is not None
+    assert connection.sent.code == 1007
+
+
+def test_a_violation_after_our_close_frame_ends_the_frames() -> None:
+    connection = make()
+    connection.send_close(Close(1000), 0)
+    connection.receive_data(b"\xff" * 10, 0)
+    assert connection.state is State.CLOSED
+    assert connection.next_timeout == 1
+    assert isinstance(connection.failure, ProtocolError)
+    assert connection.sent == Close(1000)
+
+
+def test_a_message_too_big_is_told_even_after_the_peers_close_frame() -> None:
+    connection = make(max_size=1)
+    connection.receive_data(frame(TEXT, b"xx") + frame(CLOSE, close_payload(1000)), 0)
+    assert connection.outcome is Outcome.NORMAL
+    assert connection.next_message(0) is None
+    assert connection.outcome is Outcome.ABNORMAL
+    assert isinstance(connection.failure, PayloadTooBig)
+
+
+def test_a_violation_that_nobody_takes_is_told_after_close_timeout() -> None:
+    connection = make(close_timeout=5)
+    connection.receive_data(frame(TEXT, b"unread") + b"\xff\xff", 0)
+    assert connection.next_timeout == 5
+    assert connection.handle_timeout(5)
+    assert connection.state is State.CLOSED
+    assert written(connection)[-1][0] == CLOSE
+    assert connection.next_timeout == 6  # one second for the peer to read it
+    connection.handle_timeout(6)
+    assert connection.state is State.LOST
+
+
+def test_bytes_after_a_violation_are_dropped_without_an_end_to_the_answers() -> None:
+    connection = make()
+    connection.receive_data(b"\xff", 0)
+    connection.receive_data(b"x" * (DRAIN_BYTES + 1), 0)
+    connection.receive_eof()
+    connection.resume(0)
+    assert connection.state is State.FAILING
+
+
+# Time
+
+
+def test_an_idle_connection_lives_for_ten_minutes_with_a_peer_that_answers() -> None:
+    client, server = make(Side.CLIENT), make(Side.SERVER)
+    now = 0.0
+    pings = 0
+    while now < 600:
+        now = min(client.next_timeout, server.next_timeout)
+        for connection in (client, server):
+            connection.handle_timeout(now)
+        for _ in range(2):
+            for source, target in ((client, server), (server, client)):
+                data = bytes(source.outbox)
+                source.outbox.clear()
+                if data:
+                    pings += 1
+                    target.receive_data(data, now + 0.01)
+    assert client.state is server.state is State.OPEN
+    assert pings >= 600 / 20 / 2
+
+
+def test_a_peer_that_stops_answering_is_dropped_after_interval_and_timeout() -> None:
+    connection = make(ping_interval=20, ping_timeout=15)
+    connection.receive_data(frame(TEXT, b"x"), 7)
+    while connection.state is State.OPEN:
+        now = connection.next_timeout
+        connection.handle_timeout(now)
+    assert now == 7 + 20 + 15
+    assert connection.outcome is Outcome.ABNORMAL
+    assert "keepalive ping timeout" in connection.loss
+    assert connection.next_timeout == float("inf")
+
+
+def test_without_ping_timeout_unanswered_pings_are_forgotten() -> None:
+    connection = make(ping_interval=1, ping_timeout=None)
+    for now in range(1, 100):
+        connection.handle_timeout(now)
+    assert len(written(connection)) == 99
+    assert len(connection._pings) == 1
+
+
+def test_a_closing_handshake_that_is_not_answered_ends_after_close_timeout() -> None:
+    connection = make(close_timeout=3)
+    connection.send_close(Close(1000), 10)
+    assert connection.next_timeout == 13
+    assert not connection.handle_timeout(13)
+    assert connection.state is State.LOST
+    assert "close timeout" in connection.loss
+
+
+def test_the_application_has_close_timeout_to_take_the_end() -> None:
+    connection = make(close_timeout=3)
+    connection.receive_data(frame(TEXT, b"x") + frame(CLOSE, close_payload(1000)), 10)
+    connection.lose("")  # the transport has ended, too
+    assert connection.next_timeout == 13
+    assert connection.handle_timeout(13)
+    assert connection.next_timeout == float("inf")
+
+
+def test_a_stalled_peer_is_given_up() -> None:
+    connection = make(ping_interval=None, stall_timeout=8)
+    connection.send_message(BINARY, b"x" * 100)
+    connection.timers.output_waits(0, 0)
+    while connection.state is State.OPEN:
+        now = connection.next_timeout
+        connection.handle_timeout(now, 0, 100)
+    assert now == 8
+    assert "stall timeout" in connection.loss
+    assert not connection.outbox
+
+
+# The state machine
+
+
+def test_the_transitions_name_every_state_and_end_in_lost() -> None:
+    assert set(TRANSITIONS) == set(State)
+    for state, event in itertools.product(State, Event):
+        target = TRANSITIONS[state].get(event)
+        assert target is None or target is not State.OPEN
+    assert TRANSITIONS[State.LOST] == {}
+    reachable = {State.OPEN}
+    for _ in State:
+        reachable |= {target for state in reachable for target in TRANSITIONS[state].values()}
+    assert reachable == set(State)

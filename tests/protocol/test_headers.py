@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from creche.protocol.headers import Headers
+
+
+def test_names_are_case_insensitive_and_values_are_kept_in_order() -> None:
+    headers = Headers([("Set-Cookie", "a"), ("X", "1"), ("set-cookie", "b")])
+    assert headers["SET-COOKIE"] == "a, b"
+    assert headers.get_all("Set-cookie") == ["a", "b"]
+    assert headers.get_all("none") == []
+    assert headers.fields == [("Set-Cookie", "a"), ("X", "1"), ("set-cookie", "b")]
+    assert list(headers) == ["set-cookie", "x"]
+    assert len(headers) == 2
+    assert "x" in headers
+    assert 1 not in headers
+    assert headers.get("none") is None
+    assert repr(Headers({"a": "b"})) == "Headers([('a', 'b')])"
+
+
+def test_a_mapping_is_taken_too_and_white_space_around_values_is_not() -> None:
+    assert Headers({"A": " b\t"}).fields == [("A", "b")]
+
+
+def test_a_default_is_added_once() -> None:
+    headers = Headers()
+    headers.add_default("Server", "a")
+    headers.add_default("server", "b")
+    assert headers.fields == [("Server", "a")]
+
+
+def test_lists_are_split_across_fields() -> None:
+    headers = Headers([("Connection", "keep-alive, Upgrade"), ("connection", " ,x")])
+    assert headers.get_tokens("Connection") == ["keep-alive", "Upgrade", "x"]
+    assert headers.get_tokens("none") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind", "message"),
+    [
+        ("X-Y", "a\r\nB: c", ValueError, "header X-Y has a value with forbidden characters"),
+        ("X-Y", "a\nb", ValueError, "header X-Y"),
+        ("X-Y", "a\0b", ValueError, "header X-Y"),
+        ("X-Y", "a\x7fb", ValueError, "header X-Y"),
+        ("X-Y", "☃", ValueError, "header X-Y"),
+        ("X Y", "a", ValueError, "header name 'X Y' is not a token"),
+        ("X\r\n", "a", ValueError, "is not a token"),
+        ("", "a", ValueError, "is not a token"),
+        ("X", 1, TypeError, "header 'X': 1 must be two str"),
+        (b"X", "a", TypeError, "must be two str"),
+    ],
+)
+def test_what_cannot_stand_in_a_header_is_refused(
+    name: Any, value: Any, kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        Headers([(name, value)])

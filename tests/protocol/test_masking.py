@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from creche.protocol import masking
+
+
+def naive(data: bytes, key: bytes, offset: int) -> bytes:
+    return bytes(byte ^ key[(i + offset) & 3] for i, byte in enumerate(data))
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 5, 127, 4099])
+@pytest.mark.parametrize("offset", [0, 1, 2, 3, 4, 7])
+def test_masking_combines_each_byte_with_the_key_in_turn(size: int, offset: int) -> None:
+    data, key = os.urandom(size), os.urandom(4)
+    assert masking.apply_mask(data, key, offset) == naive(data, key, offset)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_every_bytes_like_object_can_be_masked(kind: type) -> None:
+    assert masking.apply_mask(kind(b"Hello"), b"\x37\xfa\x21\x3d") == b"\x7f\x9f\x4d\x51\x58"
+
+
+def test_keys_differ_and_are_not_repeated_after_a_batch() -> None:
+    keys = [masking.new_key() for _ in range(1000)]
+    assert {len(key) for key in keys} == {4}
+    assert len(set(keys)) > 990
+
+
+def test_keys_come_from_the_systems_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    masking.drop_keys()
+    monkeypatch.setattr(os, "urandom", lambda size: bytes(range(256)) * (size // 256))
+    assert masking.new_key() == b"\x00\x01\x02\x03"
+    assert masking.new_key() == b"\x04\x05\x06\x07"
+    masking.drop_keys()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_parent_and_child_of_a_fork_use_different_keys() -> None:
+    masking.new_key()  # fill the store
+    readable, writable = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writable, b"".join(masking.new_key() for _ in range(8)))
+        os._exit(0)
+    ours = b"".join(masking.new_key() for _ in range(8))
+    theirs = os.read(readable, 32)
+    os.waitpid(child, 0)
+    os.close(readable)
+    os.close(writable)
+    assert len(theirs) == 32
+    assert ours != theirs
