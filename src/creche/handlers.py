@@ -110,9 +110,10 @@ class ConnectionTaskGroup(TaskGroup):
 
     def _user_part(self, exc: BaseException) -> BaseException | None:
         """What is left of an exception without this connection's own end; None for nothing."""
+        is_own_end = self._connection.is_own_end
         if isinstance(exc, BaseExceptionGroup):
-            return exc.split(self._connection.is_own_end)[1]
-        return None if self._connection.is_own_end(exc) else exc
+            return exc.split(lambda part: is_own_end(part))[1]
+        return None if is_own_end(exc) else exc
 
     # Children
 

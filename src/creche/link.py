@@ -275,7 +275,8 @@ class Link:
                 await self._leave_quickly()
             else:
                 try:
-                    await self.gone.wait()
+                    with anyio.move_on_after(self.connection.timers.close_timeout):
+                        await self.gone.wait()
                 except BaseException:
                     await self._leave_quickly()
                     raise
@@ -454,7 +455,7 @@ class Link:
                 connection.lose("")
             elif connection.side is Side.SERVER or connection.failure is not None:
                 transport.send_eof()  # the server closes TCP first (RFC 6455 7.1.1)
-        if connection.state is State.LOST and not transport.closed:
+        if connection.state is State.LOST and not self.gone.is_set():
             if connection.outcome is Outcome.ABNORMAL:
                 transport.abort()
             else:

@@ -65,10 +65,15 @@ async def memory_pair(
 
 
 class MemoryByteStream(ByteStream):
-    """One end of a byte stream in memory; memory_byte_pair() makes two."""
+    """One end of a byte stream in memory; memory_byte_pair() makes two.
+
+    Attributes:
+        clogged_after: bytes that may be under way from here until the peer receives; None for
+            any number. It may be changed.
+    """
 
     def __init__(self, clogged_after: int | None) -> None:
-        self._clogged_after = clogged_after
+        self.clogged_after = clogged_after
         self._arrived = bytearray()  # what the peer has sent and we have not received
         self._ended = False  # whether the peer sends no more
         self._closed = False
@@ -107,8 +112,8 @@ class MemoryByteStream(ByteStream):
             if peer._closed:
                 raise anyio.BrokenResourceError
             room = len(view)
-            if self._clogged_after is not None:
-                room = min(room, self._clogged_after - len(peer._arrived))
+            if self.clogged_after is not None:
+                room = min(room, self.clogged_after - len(peer._arrived))
             if room > 0:
                 peer._arrived += view[:room]
                 view = view[room:]

@@ -1,0 +1,197 @@
+"""Helpers that more than one test module needs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+from anyio.lowlevel import checkpoint, current_token
+
+import creche
+from creche.protocol.connection import Connection, Side
+from creche.protocol.frames import append_frame, parse_header
+from creche.protocol.handshake import ClientHandshake, ServerHandshake
+from creche.protocol.masking import new_key
+from creche.protocol.uri import parse_uri
+from creche.testing import MemoryByteStream, memory_byte_pair
+
+Body = Callable[[creche.WebSocket], Awaitable[object]]
+
+
+async def echo(ws: creche.WebSocket) -> None:
+    async for message in ws:
+        await ws.send(message)
+
+
+async def settle() -> None:
+    """Let every task that can run do so until it waits."""
+    for _ in range(20):
+        await checkpoint()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Return when the condition holds; the test's own timeout bounds it."""
+    while not condition():
+        await anyio.sleep(0.001)
+
+
+@dataclass
+class End:
+    """How one end of a connection saw it."""
+
+    ws: creche.WebSocket | None = None
+    error: BaseException | None = None
+
+    @property
+    def close_code(self) -> int | None:
+        assert self.ws is not None
+        return self.ws.close_code
+
+
+async def two_ends(client: Body, server: Body, **options: Any) -> tuple[End, End]:
+    """Run a body at each end of a connection in memory; returns how (client, server) saw it."""
+    client_stream, server_stream = memory_byte_pair()
+    ends = End(), End()
+
+    async def run_end(end: End, context: Any, body: Body) -> None:
+        try:
+            async with context as ws:
+                end.ws = ws
+                await body(ws)
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as exc:
+            end.error = exc
+
+    async with anyio.create_task_group() as tg:
+        uri = "ws://localhost/"
+        tg.start_soon(
+            run_end, ends[0], creche.client_websocket(client_stream, uri, **options), client
+        )
+        tg.start_soon(run_end, ends[1], creche.server_websocket(server_stream, **options), server)
+    return ends
+
+
+class RawPeer:
+    """A peer that does what it is told, over a byte stream: for what creche itself never does."""
+
+    def __init__(self, stream: Any, side: Side) -> None:
+        self.stream = stream
+        self.side = side
+        self._data = b""
+
+    async def shake_hands(self) -> None:
+        """The peer's half of the opening handshake."""
+        if self.side is Side.CLIENT:
+            client = ClientHandshake(parse_uri("ws://localhost/"))
+            await self.stream.send(client.request_bytes())
+            while client.receive_data(await self.stream.receive()) is None:
+                pass
+            self._data = client.trailing_data
+        else:
+            server = ServerHandshake()
+            request = None
+            while request is None:
+                request = server.receive_data(await self.stream.receive())
+            await self.stream.send(server.respond(server.accept(request)))
+
+    def frame(self, opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:
+        out = bytearray()
+        append_frame(out, opcode, payload, new_key() if self.side is Side.CLIENT else None, fin)
+        return bytes(out)
+
+    async def send(self, opcode: int, payload: bytes = b"", *, fin: bool = True) -> None:
+        await self.stream.send(self.frame(opcode, payload, fin=fin))
+
+    async def receive(self) -> tuple[int, bytes]:
+        """The next frame: opcode and payload."""
+        while True:
+            header = parse_header(
+                memoryview(self._data), 0, len(self._data), self.side is Side.SERVER
+            )
+            if header is not None and len(self._data) >= header[0] + header[3]:
+                size, _, opcode, length, key = header
+                payload = self._data[size : size + length]
+                self._data = self._data[size + length :]
+                if key is not None:
+                    payload = bytes(b ^ key[i & 3] for i, b in enumerate(payload))
+                return opcode, payload
+            self._data += await self.stream.receive()
+
+    async def receive_eof(self) -> None:
+        """Read to the end of the bytes."""
+        while True:
+            try:
+                await self.stream.receive()
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                return
+
+
+@asynccontextmanager
+async def raw_server(
+    *, clogged_after: int | None = None, **options: Any
+) -> AsyncIterator[tuple[creche.WebSocket, RawPeer]]:
+    """A creche client and a server that does what it is told, connected in memory."""
+    ours, theirs = memory_byte_pair()
+    peer = RawPeer(theirs, Side.SERVER)
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(peer.shake_hands)
+        async with creche.client_websocket(ours, "ws://localhost/", **options) as ws:
+            ours.clogged_after = theirs.clogged_after = clogged_after
+            yield ws, peer
+
+
+@asynccontextmanager
+async def raw_client(url: str) -> AsyncIterator[RawPeer]:
+    """A client that does what it is told, connected by TCP."""
+    uri = parse_uri(url)
+    async with await anyio.connect_tcp(uri.host, uri.port) as stream:
+        peer = RawPeer(stream, Side.CLIENT)
+        await peer.shake_hands()
+        yield peer
+
+
+def count_tasks() -> int:
+    """The tasks that live in this event loop."""
+    native = current_token().native_token
+    if isinstance(native, asyncio.AbstractEventLoop):
+        return len(asyncio.all_tasks())
+    import trio
+
+    return trio.lowlevel.current_statistics().tasks_living
+
+
+def count_descriptors() -> int:
+    """The open descriptors of this process."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+__all__ = [
+    "Connection",
+    "End",
+    "MemoryByteStream",
+    "RawPeer",
+    "count_descriptors",
+    "count_tasks",
+    "echo",
+    "free_port",
+    "raw_client",
+    "raw_server",
+    "settle",
+    "two_ends",
+    "until",
+]
