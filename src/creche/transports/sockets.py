@@ -19,7 +19,6 @@ import array
 import socket
 import ssl
 import struct
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -30,9 +29,11 @@ from anyio.streams.tls import TLSAttribute
 
 from creche.transports.base import READ_SIZE, Receiver, TaskStarter, Transport
 
-if sys.platform == "linux":
-    import fcntl
-    import termios
+try:
+    from fcntl import ioctl
+    from termios import TIOCOUTQ
+except ImportError:  # pragma: no cover - Windows
+    ioctl, TIOCOUTQ = None, 0  # type: ignore[assignment]
 
 T = TypeVar("T")
 
@@ -268,11 +269,11 @@ class SocketTransport(Transport):
             self.close()
 
     def unsent(self) -> int:
-        if sys.platform != "linux" or self.closed:
+        if ioctl is None or self.closed:
             return 0
         size = array.array("i", [0])
         try:
-            fcntl.ioctl(self._sock.fileno(), termios.TIOCOUTQ, size)  # SIOCOUTQ
+            ioctl(self._sock.fileno(), TIOCOUTQ, size)  # Linux calls it SIOCOUTQ
         except OSError:
             return 0
         return size[0]

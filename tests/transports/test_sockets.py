@@ -1,0 +1,534 @@
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from anyio.abc import SocketAttribute
+from anyio.streams.tls import TLSAttribute, TLSStream
+from support import settle, until
+
+from creche.background import Background
+from creche.transports import sockets
+from creche.transports.asyncio_sockets import AsyncioSocketTransport, socket_transport
+from creche.transports.dialing import open_transport
+from creche.transports.sockets import TLS_RECORD, SocketTransport, read_buffer
+
+pytestmark = pytest.mark.anyio
+
+MEGABYTE = bytes(range(256)) * 4096
+
+
+class Recorder:
+    """A receiver that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.eof = False
+        self.errors: list[Exception] = []
+        self.write_errors: list[Exception] = []
+        self.left = 0
+        self.on_data: Callable[[], object] = lambda: None
+
+    def data_received(self, data: memoryview) -> None:
+        self.data += data
+        self.on_data()
+
+    def eof_received(self) -> None:
+        self.eof = True
+
+    def output_left(self) -> None:
+        self.left += 1
+
+    def read_failed(self, exc: Exception) -> None:
+        self.errors.append(exc)
+
+    def write_failed(self, exc: Exception) -> None:
+        self.write_errors.append(exc)
+
+
+Kind = Callable[[socket.socket], SocketTransport]
+
+
+@pytest.fixture(params=["any backend", "this loop"])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Both ways of waiting: plain AnyIO calls, and what suits the loop that runs."""
+    return SocketTransport if request.param == "any backend" else socket_transport
+
+
+@asynccontextmanager
+async def connected(
+    kind: Kind, server_tls: ssl.SSLContext | None = None, client_tls: ssl.SSLContext | None = None
+) -> AsyncIterator[tuple[SocketTransport, socket.socket, Recorder, Background]]:
+    """A transport that has not been started, and a blocking socket at the other end."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    theirs.settimeout(10)
+    if server_tls is not None and client_tls is not None:
+        tls_ours = server_tls.wrap_socket(
+            ours, server_side=True, do_handshake_on_connect=False
+        )
+        thread = threading.Thread(target=tls_ours.do_handshake)
+        thread.start()
+        theirs = client_tls.wrap_socket(theirs, server_hostname="localhost")
+        thread.join()
+        ours = tls_ours
+    transport = kind(ours)
+    try:
+        async with Background() as background:
+            yield transport, theirs, Recorder(), background
+            transport.close()
+    finally:
+        theirs.close()
+
+
+@pytest.fixture(params=["plain", "tls"])
+async def pair(
+    request: pytest.FixtureRequest,
+    kind: Kind,
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
+    anyio_backend: Any,
+) -> Any:
+    """What `connected` needs, plain or TLS."""
+    if request.param == "plain":
+        return (kind,)
+    return (kind, server_tls, client_tls)
+
+
+async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
+    return await anyio.to_thread.run_sync(function, *args)
+
+
+def read_all(sock: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size and (more := sock.recv(2**16)):
+        data += more
+    return bytes(data)
+
+
+# Both kinds, plain and TLS
+
+
+async def test_before_start_bytes_are_received_and_drained(pair: Any) -> None:
+    async with connected(*pair) as (transport, theirs, _, _):
+        async with anyio.create_task_group() as tg:
+
+            async def later() -> None:
+                await settle()
+                theirs.sendall(b"hello")
+
+            tg.start_soon(later)
+            assert await transport.receive() == b"hello"
+            transport.outbox += MEGABYTE * 8
+            tg.start_soon(transport.drain)
+            assert await in_thread(read_all, theirs, len(MEGABYTE) * 8) == MEGABYTE * 8
+        assert transport.bytes_sent == len(MEGABYTE) * 8
+        theirs.close()
+        assert await transport.receive() == b""
+
+
+async def test_what_arrives_is_reported_and_so_is_the_end(pair: Any) -> None:
+    async with connected(*pair) as (transport, theirs, recorder, background):
+        transport.start(background, recorder)
+        await in_thread(theirs.sendall, MEGABYTE)
+        await until(lambda: len(recorder.data) == len(MEGABYTE))
+        assert recorder.data == MEGABYTE
+        theirs.close()
+        await until(lambda: recorder.eof)
+        await settle()
+        assert recorder.errors == []
+
+
+async def test_what_is_flushed_leaves_in_order_though_the_kernel_refuses(pair: Any) -> None:
+    async with connected(*pair) as (transport, theirs, recorder, background):
+        transport.start(background, recorder)
+        transport.outbox += b"first"
+        transport.flush()
+        assert not transport.outbox
+        for _ in range(16):
+            transport.outbox += MEGABYTE
+            transport.flush()
+        assert transport.outbox
+        assert transport.unsent() > 0
+        expected = b"first" + MEGABYTE * 16
+        assert await in_thread(read_all, theirs, len(expected)) == expected
+        await until(lambda: not transport.outbox)
+        assert recorder.left > 0
+        assert transport.bytes_sent == len(expected)
+
+
+async def test_nothing_is_read_while_paused(pair: Any) -> None:
+    async with connected(*pair) as (transport, theirs, recorder, background):
+        transport.start(background, recorder)
+        transport.pause_reading()
+        await settle()
+        theirs.sendall(b"x" * 10)
+        await settle()
+        assert not recorder.data
+        transport.resume_reading()
+        transport.resume_reading()
+        await until(lambda: recorder.data)
+        assert recorder.data == b"x" * 10
+
+
+async def test_a_shutdown_of_writing_is_seen_as_an_end_and_reading_goes_on(pair: Any) -> None:
+    async with connected(*pair) as (transport, theirs, recorder, background):
+        transport.start(background, recorder)
+        transport.send_eof()
+        transport.send_eof()
+        assert await in_thread(theirs.recv, 10) == b""
+        transport.outbox += b"too late"
+        transport.flush()
+        await in_thread(theirs.close)
+        await until(lambda: recorder.eof)
+        assert transport.outbox == b"too late"
+
+
+async def test_an_abort_resets_the_connection(pair: Any) -> None:
+    async with connected(*pair) as (transport, theirs, recorder, background):
+        transport.start(background, recorder)
+        transport.outbox += MEGABYTE * 16
+        transport.flush()
+        transport.abort()
+        transport.abort()
+        assert transport.closed
+        assert transport.unsent() == 0
+
+        def read_to_the_end() -> str:
+            try:
+                read_all(theirs, 2**30)
+            except ConnectionResetError:
+                return "reset"
+            return "end"
+
+        # Python's TLS tells a reset as an end, unless it is asked not to.
+        assert await in_thread(read_to_the_end) == ("reset" if len(pair) == 1 else "end")
+        await settle()
+        assert (recorder.eof, recorder.errors) == (False, [])
+
+
+async def test_a_reset_by_the_peer_is_reported_once(pair: Any) -> None:
+    async with connected(*pair) as (transport, theirs, recorder, background):
+        transport.start(background, recorder)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        theirs.close()
+        await until(lambda: recorder.errors or recorder.eof)
+        await settle()
+        if len(pair) == 1:
+            assert [type(exc) for exc in recorder.errors] == [ConnectionResetError]
+            assert not recorder.eof
+        transport.resume_reading()
+        transport.send_eof()
+
+
+async def test_a_failed_write_is_reported_and_is_not_the_end_of_reading(pair: Any) -> None:
+    async with connected(*pair) as (transport, theirs, recorder, background):
+        transport.start(background, recorder)
+        transport._sock.shutdown(socket.SHUT_WR)
+        transport.outbox += b"x"
+        transport.flush()
+        assert [type(exc) for exc in recorder.write_errors] == [BrokenPipeError]
+        assert not transport.outbox
+        assert not recorder.errors
+
+
+async def test_closing_wakes_whoever_waits_and_leaves_no_task(pair: Any) -> None:
+    async with connected(*pair) as (transport, _, recorder, background):
+        transport.start(background, recorder)
+        transport.outbox += MEGABYTE * 16
+        transport.flush()
+        await settle()
+        transport.close()
+        await until(lambda: len(background._scopes) <= 2)  # the timers and the flushes
+
+
+async def test_the_addresses_are_known_after_the_end_too(pair: Any) -> None:
+    async with connected(*pair) as (transport, theirs, _, _):
+        attributes = transport.extra_attributes
+        transport.close()
+        address = theirs.getsockname()
+        assert attributes[SocketAttribute.remote_address]() == address
+        assert attributes[SocketAttribute.remote_port]() == address[1]
+        assert attributes[SocketAttribute.family]() == socket.AF_INET
+        assert attributes[SocketAttribute.raw_socket]() is transport._sock
+        if len(pair) > 1:
+            assert attributes[TLSAttribute.server_side]() is True
+            assert attributes[TLSAttribute.peer_certificate_binary]
+        else:
+            assert TLSAttribute.server_side not in attributes
+
+
+def test_addresses_of_a_socket_without_a_peer_are_left_out() -> None:
+    with socket.socket() as sock:
+        assert SocketAttribute.remote_address not in sockets.socket_attributes(sock)
+        assert SocketAttribute.local_address in sockets.socket_attributes(sock)
+
+
+async def test_small_messages_are_not_held_back(pair: Any) -> None:
+    async with connected(*pair) as (transport, _, _, _):
+        assert transport._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        assert transport._sock.gettimeout() == 0
+
+
+async def test_each_event_loop_reads_into_a_buffer_of_its_own() -> None:
+    def other_loop() -> int:
+        async def get() -> int:
+            return id(read_buffer())
+
+        return anyio.run(get)
+
+    assert read_buffer() is read_buffer()
+    assert await in_thread(other_loop) != id(read_buffer())
+
+
+# What is peculiar about TLS
+
+
+async def test_tls_bytes_that_are_decrypted_already_are_read_after_a_pause(
+    kind: Kind, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    async with connected(kind, server_tls, client_tls) as (transport, theirs, recorder, background):
+        # Read a byte at a time, so that the rest of the record stays decrypted.
+        transport.start(background, recorder)
+        small = memoryview(bytearray(1))
+        token = sockets._buffer.set(small)
+        recorder.on_data = transport.pause_reading
+        try:
+            theirs.sendall(b"abc")
+            for expected in (b"a", b"ab", b"abc"):
+                await until(lambda expected=expected: recorder.data == expected)  # type: ignore[misc]
+                transport.resume_reading()
+        finally:
+            sockets._buffer.reset(token)
+
+
+async def test_tls_bytes_that_came_with_the_handshake_are_read_at_the_start(
+    kind: Kind, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    async with connected(kind, server_tls, client_tls) as (transport, theirs, recorder, background):
+        theirs.sendall(b"abc")
+        assert isinstance(transport._sock, ssl.SSLSocket)
+        while not transport._sock.pending():  # decrypts the record, but takes one byte only
+            try:
+                assert transport._sock.recv(1) == b"a"
+            except ssl.SSLWantReadError:
+                await settle()
+        transport.start(background, recorder)
+        await until(lambda: recorder.data == b"bc")
+
+
+async def test_much_tls_input_gives_others_their_turn(
+    kind: Kind, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    async with connected(kind, server_tls, client_tls) as (transport, theirs, recorder, background):
+        sizes = []
+        recorder.on_data = lambda: sizes.append(len(recorder.data))
+        transport.start(background, recorder)
+        await in_thread(theirs.sendall, MEGABYTE[: 2**19])
+        await until(lambda: len(recorder.data) == 2**19)
+        assert recorder.data == MEGABYTE[: 2**19]
+        assert len(sizes) >= 2**19 // TLS_RECORD
+
+
+async def test_tls_ends_with_a_close_notify(
+    kind: Kind, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listener:
+        stream = await anyio.connect_tcp(*listener.getsockname())
+        accepted, _ = listener.accept()
+
+    async def server() -> None:
+        transport = await open_transport(accepted, server_tls, server_side=True)
+        transport.send_eof()
+        with anyio.move_on_after(1):
+            while await transport.receive():
+                pass
+        transport.close()
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(server)
+        # standard_compatible: the end without a close_notify would be an error
+        client = await TLSStream.wrap(
+            stream, hostname="localhost", ssl_context=client_tls, standard_compatible=True
+        )
+        with pytest.raises(anyio.EndOfStream):
+            await client.receive()
+        await anyio.aclose_forcefully(client)
+
+
+class FakeTLS(ssl.SSLSocket):
+    """An SSLSocket whose calls follow a script: an exception to raise, or None to go on."""
+
+    reads: list[Exception | bytes]
+    writes: list[Exception | None]
+    sent: list[bytes]
+
+    def recv_into(self, buffer: Any, nbytes: Any = None, flags: int = 0) -> int:
+        step = self.reads.pop(0) if self.reads else ssl.SSLWantReadError()
+        if isinstance(step, Exception):
+            raise step
+        buffer[: len(step)] = step
+        return len(step)
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        self.sent.append(bytes(data))
+        step = self.writes.pop(0) if self.writes else None
+        if step is not None:
+            raise step
+        return len(data)
+
+
+@asynccontextmanager
+async def scripted(
+    kind: Kind,
+    reads: list[Exception | bytes] | None = None,
+    writes: list[Exception | None] | None = None,
+) -> AsyncIterator[tuple[SocketTransport, FakeTLS, Recorder, Background, socket.socket]]:
+    """A transport over a FakeTLS that the kernel always finds writable."""
+    ours, theirs = socket.socketpair()
+    fake = FakeTLS.__new__(FakeTLS)
+    socket.socket.__init__(fake, fileno=ours.detach())
+    fake._sslobj = None  # type: ignore[attr-defined]
+    fake.reads, fake.writes, fake.sent = reads or [], writes or [], []
+    transport = kind(fake)
+    async with Background() as background:
+        with theirs:
+            yield transport, fake, Recorder(), background, theirs
+            transport.close()
+
+
+async def test_tls_writes_one_record_a_call_and_repeats_the_very_same_bytes(kind: Kind) -> None:
+    writes: list[Exception | None] = [None, ssl.SSLWantWriteError(), ssl.SSLWantWriteError()]
+    async with scripted(kind, writes=writes) as (transport, fake, recorder, background, _):
+        transport.start(background, recorder)
+        data = MEGABYTE[: TLS_RECORD * 2 + 5]
+        transport.outbox += data
+        transport.flush()
+        transport.outbox += b"more"
+        transport.flush()  # somebody waits for the kernel already
+        await until(lambda: not transport.outbox)
+        first, second = data[:TLS_RECORD], data[TLS_RECORD : 2 * TLS_RECORD]
+        assert fake.sent == [first, second, second, second, data[2 * TLS_RECORD :] + b"more"]
+
+
+async def test_a_tls_write_that_wants_to_read_is_repeated_after_a_read(kind: Kind) -> None:
+    async with scripted(kind, writes=[ssl.SSLWantReadError()]) as (
+        transport,
+        fake,
+        recorder,
+        background,
+        theirs,
+    ):
+        transport.start(background, recorder)
+        await settle()
+        transport.outbox += b"x"
+        transport.flush()
+        assert transport.outbox
+        fake.reads = [b"key update"]
+        theirs.send(b"!")
+        await until(lambda: fake.sent == [b"x", b"x"])
+
+
+async def test_a_tls_read_that_wants_to_write_is_repeated_once_writable(kind: Kind) -> None:
+    reads: list[Exception | bytes] = [ssl.SSLWantWriteError(), b"data"]
+    async with scripted(kind, reads=reads) as (transport, _, recorder, background, _):
+        transport.start(background, recorder)
+        await until(lambda: recorder.data == b"data")
+
+
+async def test_before_start_tls_waits_for_what_it_wants(kind: Kind) -> None:
+    writes: list[Exception | None] = [ssl.SSLWantWriteError(), ssl.SSLWantReadError()]
+    async with scripted(kind, writes=writes) as (transport, fake, _, _, theirs):
+        theirs.send(b"!")
+        transport.outbox += b"x"
+        await transport.drain()
+        assert fake.sent == [b"x"] * 3
+
+        steps: list[Any] = [ssl.SSLWantWriteError(), ssl.SSLWantReadError()]
+
+        def operation() -> str:
+            if steps:
+                raise steps.pop(0)
+            return "done"
+
+        assert await sockets.retry(fake, operation) == "done"
+
+
+# What suits the loop
+
+
+async def test_the_transport_suits_the_loop() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        transport = socket_transport(ours)
+        on_asyncio = isinstance(
+            anyio.lowlevel.current_token().native_token, asyncio.AbstractEventLoop
+        )
+        assert isinstance(transport, AsyncioSocketTransport) is on_asyncio
+        transport.close()
+
+
+async def test_a_loop_without_reader_callbacks_is_served_as_any_backend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = socket.socketpair()
+    transport = socket_transport(ours)
+    if not isinstance(transport, AsyncioSocketTransport):
+        transport.close()
+        theirs.close()
+        pytest.skip("only asyncio has reader callbacks")
+
+    def refuse(self: AsyncioSocketTransport) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(AsyncioSocketTransport, "_add_reader", refuse)
+    recorder = Recorder()
+    async with Background() as background:
+        with theirs:
+            transport.start(background, recorder)
+            theirs.send(b"x")
+            await until(lambda: recorder.data == b"x")
+            transport.pause_reading()
+            transport.resume_reading()
+            transport.outbox += MEGABYTE
+            transport.flush()
+            assert await in_thread(read_all, theirs, len(MEGABYTE)) == MEGABYTE
+            transport.close()
+
+
+async def test_what_the_kernel_does_not_tell_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        transport = socket_transport(ours)
+
+        def refuse(*args: Any) -> None:
+            raise OSError(errno.ENOTTY, "no such ioctl")
+
+        monkeypatch.setattr(sockets, "ioctl", refuse)
+        assert transport.unsent() == 0
+        monkeypatch.setattr(sockets, "ioctl", None)
+        assert transport.unsent() == 0
+        transport.close()
+
+
+async def test_an_abort_where_so_linger_is_unknown_closes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with scripted(SocketTransport) as (transport, fake, _, _, theirs):
+
+        def refuse(*args: Any) -> None:
+            raise OSError(errno.ENOPROTOOPT, "no such option")
+
+        monkeypatch.setattr(fake, "setsockopt", refuse, raising=False)
+        transport.abort()
+        assert theirs.recv(1) == b""
