@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio.streams.tls import TLSAttribute
+from support import count_descriptors, free_port
+
+from creche.transports import dialing
+from creche.transports.dialing import (
+    client_context,
+    dial_tcp,
+    dial_unix,
+    interleave,
+    open_transport,
+)
+
+pytestmark = pytest.mark.anyio
+
+V4, V6 = socket.AF_INET, socket.AF_INET6
+
+
+def test_the_families_take_turns_the_resolvers_first_one_first() -> None:
+    addresses = [(V6, 1), (V6, 2), (V6, 3), (V4, 4), (V4, 5)]
+    assert interleave(addresses) == [(V6, 1), (V4, 4), (V6, 2), (V4, 5), (V6, 3)]
+    assert interleave(addresses[3:]) == [(V4, 4), (V4, 5)]
+
+
+@pytest.fixture
+async def port(anyio_backend: Any) -> AsyncIterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@asynccontextmanager
+async def resolving(
+    monkeypatch: pytest.MonkeyPatch, *addresses: tuple[int, Any]
+) -> AsyncIterator[None]:
+    """Whatever is looked up has these addresses."""
+
+    async def getaddrinfo(host: str, port: int, **options: Any) -> Any:
+        return [(family, 0, 0, "", address) for family, address in addresses]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dialing.anyio, "getaddrinfo", getaddrinfo)
+        yield
+
+
+async def test_an_address_is_connected_to_from_the_one_that_is_asked_for(port: int) -> None:
+    sock = await dial_tcp("localhost", port, local_address="127.0.0.2")
+    assert sock.getpeername()[1] == port
+    assert sock.getsockname()[0] == "127.0.0.2"
+    assert not sock.getblocking()
+    sock.close()
+
+
+async def test_the_next_address_is_tried_at_once_when_one_fails(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = count_descriptors()
+    async with resolving(
+        monkeypatch, (V4, ("127.0.0.1", free_port())), (V4, ("127.0.0.1", port))
+    ):
+        with anyio.fail_after(5):
+            sock = await dial_tcp("two.example", port, attempt_delay=60)
+    assert sock.getpeername()[1] == port
+    sock.close()
+    assert count_descriptors() == before
+
+
+async def test_the_next_address_is_tried_when_one_does_not_answer(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = count_descriptors()
+    real = dialing._connect
+
+    async def connect(family: int, address: Any, local_address: str | None) -> socket.socket:
+        if address == "silent":
+            await anyio.sleep_forever()
+        return await real(family, address, local_address)
+
+    monkeypatch.setattr(dialing, "_connect", connect)
+    async with resolving(monkeypatch, (V4, "silent"), (V4, ("127.0.0.1", port))):
+        sock = await dial_tcp("two.example", port, attempt_delay=0.01)
+    assert sock.getpeername()[1] == port
+    sock.close()
+    assert count_descriptors() == before
+
+
+async def test_of_two_that_answer_at_once_one_is_taken_and_the_other_closed(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = anyio.Event()
+    made = []
+    real = dialing._connect
+
+    async def connect(family: int, address: Any, local_address: str | None) -> socket.socket:
+        sock = await real(family, address, local_address)
+        made.append(sock)
+        if len(made) == 2:
+            both.set()
+        with anyio.CancelScope(shield=True):
+            await both.wait()
+        return sock
+
+    monkeypatch.setattr(dialing, "_connect", connect)
+    address = (V4, ("127.0.0.1", port))
+    async with resolving(monkeypatch, address, address):
+        sock = await dial_tcp("two.example", port, attempt_delay=0.001)
+    assert sock in made
+    assert sorted(other.fileno() >= 0 for other in made) == [False, True]
+    sock.close()
+
+
+async def test_if_every_address_fails_the_error_names_host_and_port(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port = free_port()
+    with pytest.raises(ConnectionRefusedError, match=f"cannot connect to 127.0.0.1 port {port}"):
+        await dial_tcp("127.0.0.1", port)
+    address = (V4, ("127.0.0.1", port))
+    async with resolving(monkeypatch, address, address):
+        with pytest.raises(ConnectionRefusedError) as caught:
+            await dial_tcp("two.example", port)
+    assert isinstance(caught.value.__cause__, ExceptionGroup)
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 64 + ".example"])
+async def test_a_host_that_cannot_be_resolved_is_named(host: str) -> None:
+    with pytest.raises(OSError, match=f"cannot resolve '?{host}"):
+        await dial_tcp(host, 80)
+
+
+async def test_a_cancelled_dial_leaves_no_descriptor(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = count_descriptors()
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as full:
+        address = full.getsockname()
+        fillers = []
+        for _ in range(4):  # the backlog is full: further connections get no answer
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(address)
+            fillers.append(filler)
+        with anyio.move_on_after(0.05) as scope:
+            (await dial_tcp(*address)).close()
+        assert scope.cancelled_caught
+        for filler in fillers:
+            filler.close()
+    assert count_descriptors() == before
+
+
+async def test_a_dial_that_is_cancelled_as_it_succeeds_leaves_no_descriptor(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = count_descriptors()
+    real = dialing._connect
+
+    async def connect(family: int, address: Any, local_address: str | None) -> socket.socket:
+        sock = await real(family, address, local_address)
+        outer.cancel()
+        return sock
+
+    monkeypatch.setattr(dialing, "_connect", connect)
+    with anyio.CancelScope() as outer:
+        await dial_tcp("127.0.0.1", port)
+    assert outer.cancelled_caught
+    assert count_descriptors() == before
+
+
+async def test_a_unix_socket_is_connected_to_or_named(unix_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=str(unix_path)):
+        await dial_unix(unix_path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(unix_path))
+        listener.listen()
+        sock = await dial_unix(unix_path)
+        assert sock.getpeername() == str(unix_path)
+        sock.close()
+
+
+async def test_tls_sends_the_name_and_verifies_the_server(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    names = []
+    server_tls.sni_callback = lambda sock, name, context: names.append(name)
+    try:
+        for context, name, error in (
+            (client_tls, "localhost", None),
+            (client_tls, "wrong.example", ssl.SSLCertVerificationError),
+            (client_context(), "localhost", ssl.SSLCertVerificationError),
+        ):
+            ours, theirs = socket.socketpair()
+            async with anyio.create_task_group() as tg:
+
+                async def accept(theirs: socket.socket = theirs) -> None:
+                    try:
+                        transport = await open_transport(theirs, server_tls, server_side=True)
+                        transport.close()
+                    except ssl.SSLError:
+                        pass
+
+                tg.start_soon(accept)
+                if error is None:
+                    transport = await open_transport(ours, context, server_hostname=name)
+                    assert transport.extra_attributes[TLSAttribute.server_side]() is False
+                    transport.close()
+                else:
+                    with pytest.raises(error):
+                        await open_transport(ours, context, server_hostname=name)
+                    assert ours.fileno() == -1
+        assert names == ["localhost", "wrong.example", "localhost"]
+    finally:
+        server_tls.sni_callback = None
+
+
+async def test_a_tls_handshake_that_is_cancelled_closes_the_socket(
+    client_tls: ssl.SSLContext,
+) -> None:
+    before = count_descriptors()
+    ours, theirs = socket.socketpair()
+    with theirs, anyio.move_on_after(0.02) as scope:
+        await open_transport(ours, client_tls, server_hostname="localhost")
+    assert scope.cancelled_caught
+    assert count_descriptors() == before
+
+
+async def test_a_socket_that_cannot_be_wrapped_is_closed(client_tls: ssl.SSLContext) -> None:
+    ours, theirs = socket.socketpair(type=socket.SOCK_DGRAM)
+    with theirs:
+        with pytest.raises(NotImplementedError):
+            await open_transport(ours, client_tls, server_hostname="localhost")
+        assert ours.fileno() == -1
+
+
+def test_the_clients_context_verifies() -> None:
+    context = client_context()
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+
+
+def test_errors_keep_their_class_and_number() -> None:
+    named = dialing._named(ConnectionRefusedError(errno.ECONNREFUSED, "refused"), "cannot")
+    assert type(named) is ConnectionRefusedError
+    assert named.errno == errno.ECONNREFUSED
+    assert "cannot: refused" in str(named)

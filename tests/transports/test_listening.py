@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from support import count_descriptors, free_port, until
+
+from creche.transports import listening
+from creche.transports.listening import (
+    accept_loop,
+    bind_tcp,
+    bind_unix,
+    close_listening,
+    identity,
+    listening_address,
+    remove_unix,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+def close_all(sockets: list[socket.socket]) -> None:
+    for sock in sockets:
+        sock.close()
+
+
+async def test_port_0_is_the_same_free_port_on_every_address() -> None:
+    sockets = await bind_tcp(None, 0)
+    ports = {sock.getsockname()[1] for sock in sockets}
+    assert len(ports) == 1
+    assert ports != {0}
+    families = {sock.family for sock in sockets}
+    assert socket.AF_INET in families
+    if socket.has_ipv6:
+        assert families == {socket.AF_INET, socket.AF_INET6}
+        assert all(
+            sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+            for sock in sockets
+            if sock.family == socket.AF_INET6
+        )
+    close_all(sockets)
+
+
+def fake_addresses(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
+    async def getaddrinfo(*args: Any, **options: Any) -> Any:
+        return [(socket.AF_INET, 0, 0, "", (host, 0)) for host in hosts]
+
+    monkeypatch.setattr(listening.anyio, "getaddrinfo", getaddrinfo)
+
+
+async def test_another_port_is_tried_if_the_first_free_one_is_taken_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake_addresses(monkeypatch, "127.0.0.1", "127.0.0.2")
+    real = listening._bind
+    failures = 2
+
+    def bind(sock: socket.socket, address: Any, *options: Any) -> None:
+        nonlocal failures
+        if address[0] == "127.0.0.2" and failures:
+            failures -= 1
+            raise OSError(errno.EADDRINUSE, "taken")
+        real(sock, address, *options)
+
+    monkeypatch.setattr(listening, "_bind", bind)
+    before = count_descriptors()
+    sockets = await bind_tcp("two.example", 0)
+    assert len({sock.getsockname()[1] for sock in sockets}) == 1
+    assert len(sockets) == 2
+    close_all(sockets)
+    failures = 100
+    with pytest.raises(OSError, match="taken"):
+        await bind_tcp("two.example", 0)
+    assert count_descriptors() == before
+
+
+async def test_a_family_that_the_kernel_lacks_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def getaddrinfo(*args: Any, **options: Any) -> Any:
+        return [(255, 0, 0, "", ("x", 0)), (socket.AF_INET, 0, 0, "", ("127.0.0.1", 0))]
+
+    monkeypatch.setattr(listening.anyio, "getaddrinfo", getaddrinfo)
+    sockets = await bind_tcp("localhost", 0)
+    assert [listening_address(sock)[0] for sock in sockets] == ["127.0.0.1"]
+    close_all(sockets)
+
+
+async def test_a_port_that_is_taken_is_named_and_shared_only_if_asked_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1 port {port}"):
+            await bind_tcp("127.0.0.1", port)
+    port = free_port()
+    first = await bind_tcp("127.0.0.1", port, reuse_port=True)
+    second = await bind_tcp("127.0.0.1", port, reuse_port=True)
+    close_all(first + second)
+
+
+async def test_a_host_that_cannot_be_resolved_is_named() -> None:
+    with pytest.raises(OSError, match="cannot resolve no-such-host.invalid"):
+        await bind_tcp("no-such-host.invalid", 0)
+
+
+async def test_a_unix_socket_has_its_mode_and_replaces_a_stale_one(unix_path: Path) -> None:
+    stale = bind_unix(unix_path)
+    stale.close()
+    sock = bind_unix(unix_path, mode=0o600)
+    assert stat.S_IMODE(os.stat(unix_path).st_mode) == 0o600
+    assert listening_address(sock) == str(unix_path)
+    with pytest.raises(OSError, match=str(unix_path)):
+        bind_unix(unix_path)
+    sock.close()
+
+
+async def test_a_file_is_never_replaced_by_a_unix_socket(unix_path: Path) -> None:
+    unix_path.write_text("precious")
+    with pytest.raises(OSError, match=str(unix_path)):
+        bind_unix(unix_path)
+    assert unix_path.read_text() == "precious"
+
+
+async def test_only_our_own_unix_socket_is_removed(unix_path: Path) -> None:
+    sock = bind_unix(unix_path)
+    made = identity(unix_path)
+    remove_unix(unix_path, (0, 0))
+    assert unix_path.exists()
+    remove_unix(unix_path, made)
+    assert not unix_path.exists()
+    remove_unix(unix_path, made)
+    sock.close()
+
+
+class FakeListener:
+    """A listening socket whose accept() follows a script."""
+
+    def __init__(self, script: list[Any]) -> None:
+        self.script = script
+        self.accepted = 0
+
+    def setblocking(self, blocking: bool) -> None:
+        assert not blocking
+
+    def accept(self) -> tuple[Any, None]:
+        if not self.script:
+            raise BlockingIOError
+        step = self.script.pop(0)
+        if isinstance(step, OSError):
+            raise step
+        return step, None
+
+
+async def test_running_out_of_descriptors_is_sat_out_and_logged_once_a_second(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    exhausted = [
+        OSError(code, os.strerror(code))
+        for code in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED)
+    ]
+    listener: Any = FakeListener(["a", *exhausted, "b"])
+    pauses = []
+    now = 0.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        pauses.append(seconds)
+        now += 0.3
+        await anyio.lowlevel.checkpoint()
+
+    async def wait_readable(sock: Any) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(listening.anyio, "sleep", sleep)
+    monkeypatch.setattr(listening.anyio, "wait_readable", wait_readable)
+    monkeypatch.setattr(listening.anyio, "current_time", lambda: now)
+    accepted: list[Any] = []
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(accept_loop, listener, accepted.append, logging.getLogger("test"))
+        while accepted != ["a", "b"]:
+            await anyio.lowlevel.checkpoint()
+        tg.cancel_scope.cancel()
+    assert pauses == [listening.PAUSE] * 5
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert "cannot accept connections for now" in caplog.text
+
+
+async def test_a_broken_listening_socket_is_an_error() -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))  # but it does not listen
+        with pytest.raises(OSError, match=r".*"):
+            await accept_loop(sock, print, logging.getLogger("test"))
+
+
+async def test_closing_wakes_the_loop_that_accepts() -> None:
+    sockets = await bind_tcp("127.0.0.1", 0)
+    ended = []
+
+    async def accept() -> None:
+        try:
+            await accept_loop(sockets[0], lambda sock: sock.close(), logging.getLogger("test"))
+        except (OSError, anyio.ClosedResourceError) as exc:
+            ended.append(exc)
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(accept)
+        client = await anyio.connect_tcp(*listening_address(sockets[0]))
+        with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+            await client.receive()
+        await client.aclose()
+        close_listening(sockets[0])
+        await until(lambda: ended)
