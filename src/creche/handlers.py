@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from creche.exceptions import ConnectionClosed
 
@@ -21,12 +22,12 @@ T = TypeVar("T")
 
 
 class Branch:
-    """One task of a group, or its body. The one it was started in is its parent."""
+    """One task of a group, or its body. Its parent is the branch that the group is in."""
 
     __slots__ = ("parent", "scope")
 
-    def __init__(self) -> None:
-        self.parent = _branch.get()
+    def __init__(self, parent: Branch | None) -> None:
+        self.parent = parent
         self.scope = anyio.CancelScope()
 
 
@@ -73,7 +74,7 @@ class ConnectionTaskGroup(TaskGroup):
     async def __aenter__(self) -> ConnectionTaskGroup:
         await self._group.__aenter__()
         self.cancel_scope = self._group.cancel_scope
-        self._body = Branch()
+        self._body = Branch(_branch.get())
         self._body.scope.__enter__()
         self._branches.add(self._body)
         _branch.set(self._body)
@@ -105,6 +106,7 @@ class ConnectionTaskGroup(TaskGroup):
             return False  # the surrounding scope is cancelled
         loss = self._connection.loss()
         if loss is not None:
+            await checkpoint_if_cancelled()  # a cancellation goes on outwards instead
             raise loss
         return True
 
@@ -124,9 +126,17 @@ class ConnectionTaskGroup(TaskGroup):
         name: object = None,
         context: Context | None = None,
     ) -> Any:
+        name = name or getattr(coro, "__qualname__", None)
+        branch = self._new_branch()
         return self._group.create_task(
-            self._run_child(coro), name=name or getattr(coro, "__qualname__", None), context=context
+            self._run_child(branch, coro), name=name, context=context
         )
+
+    def _new_branch(self) -> Branch:
+        """A child's branch; it is there before the child runs, so that no end is missed."""
+        branch = Branch(self._body.parent)
+        self._branches.add(branch)
+        return branch
 
     async def start(
         self,
@@ -148,14 +158,13 @@ class ConnectionTaskGroup(TaskGroup):
         task_status: TaskStatus[Any],
     ) -> Any:
         status = _StartedStatus(task_status)
-        return await self._run_child(func(*args, task_status=status), status)
+        coro = func(*args, task_status=status)
+        return await self._run_child(self._new_branch(), coro, status)
 
     async def _run_child(
-        self, coro: Awaitable[T], status: _StartedStatus | None = None
+        self, branch: Branch, coro: Awaitable[T], status: _StartedStatus | None = None
     ) -> T | None:
-        branch = Branch()
         _branch.set(branch)
-        self._branches.add(branch)
         try:
             with branch.scope:
                 return await coro

@@ -112,10 +112,13 @@ class Link:
                 if self.closed_by_us:
                     raise self.ending(EndOfMessages)
                 message = self.connection.next_message(self.background.now())
-                if self._paused and self.connection.inbox.low:
+                resumed = self._paused and self.connection.inbox.low
+                if resumed:
                     self._resume()
                 if message is not None:
                     return message
+                if resumed:
+                    continue  # more may have been parsed
                 if self.connection.ended:
                     self._report_end()
                     raise self.ending(EndOfMessages)

@@ -1,0 +1,534 @@
+from __future__ import annotations
+
+import logging
+import pickle
+import uuid
+from typing import Any
+
+import anyio
+import pytest
+from anyio.abc import ObjectStream
+from anyio.lowlevel import checkpoint
+from support import raw_server, settle, until
+
+import creche
+from creche.background import Budget
+from creche.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
+from creche.testing import memory_pair
+
+pytestmark = pytest.mark.anyio
+
+
+# Messages
+
+
+@pytest.mark.parametrize(
+    "message", ["", "é☃🐍", "x" * 100_000, b"", b"\xff\x00", b"x" * 100_000]
+)
+async def test_messages_go_both_ways(message: str | bytes) -> None:
+    async with memory_pair() as (client, server):
+        for source, target in ((client, server), (server, client)):
+            await source.send(message)
+            received = await target.receive()
+            assert received == message
+            assert type(received) is type(message)
+
+
+async def test_a_websocket_is_an_object_stream() -> None:
+    async with memory_pair() as (client, server):
+        assert isinstance(client, ObjectStream)
+        await client.send("a")
+        await client.send("b")
+        await client.send_eof()
+        assert [message async for message in server] == ["a", "b"]
+        with pytest.raises(anyio.EndOfStream):
+            await server.receive()
+
+
+async def test_a_mutable_buffer_is_copied_when_it_is_committed() -> None:
+    async with memory_pair() as (client, server):
+        data = bytearray(b"before")
+        await client.send(data)
+        data[:] = b"after!"
+        assert await server.receive() == b"before"
+
+
+async def test_a_message_in_fragments_arrives_whole() -> None:
+    async with raw_server() as (ws, peer):
+        await peer.send(TEXT, b"a", fin=False)
+        await peer.send(CONTINUATION, b"b")
+        assert await ws.receive() == "ab"
+        await peer.stream.aclose()
+
+
+async def test_a_message_larger_than_the_inbox_is_received() -> None:
+    async with memory_pair(max_queue_bytes=1000, max_size=None) as (client, server):
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(client.send, b"x" * 1_000_000)
+            assert await server.receive() == b"x" * 1_000_000
+
+
+async def test_messages_pile_up_to_the_bounds_and_none_is_lost() -> None:
+    async with memory_pair(max_queue=4, clogged_after=2000, write_limit=1000) as (client, server):
+        sent = 0
+
+        async def flood() -> None:
+            nonlocal sent
+            for i in range(1000):
+                await client.send(str(i) * 10)
+                sent += 1
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(flood)
+            await settle()
+            assert sent < 500  # the sender waits for room
+            assert server._link.connection.inbox.messages == 4
+            for i in range(1000):
+                assert await server.receive() == str(i) * 10
+
+
+async def test_a_receive_that_is_cancelled_loses_nothing() -> None:
+    async with memory_pair() as (client, server):
+        with anyio.move_on_after(0.01) as scope:
+            await server.receive()
+        assert scope.cancelled_caught
+        await client.send("kept")
+        assert await server.receive() == "kept"
+
+
+async def test_two_tasks_cannot_receive_at_once() -> None:
+    async with memory_pair() as (client, server):
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(server.receive)
+            await settle()
+            with pytest.raises(anyio.BusyResourceError):
+                await server.receive()
+            await client.send("for the first one")
+
+
+async def test_a_send_that_is_cancelled_while_it_waits_has_sent_nothing() -> None:
+    async with memory_pair(write_limit=10, clogged_after=0) as (client, server):
+        await client.send("first" * 10)
+        with anyio.move_on_after(0.01) as scope:
+            await client.send("never")
+        assert scope.cancelled_caught
+        for stream in (client, server):
+            stream._link.transport._stream.clogged_after = None  # type: ignore[attr-defined]
+            stream._link.transport._stream._wake()  # type: ignore[attr-defined]
+        await client.send("third")
+        assert await server.receive() == "first" * 10
+        assert await server.receive() == "third"
+
+
+async def test_senders_that_wait_get_their_turn_in_order() -> None:
+    async with memory_pair(write_limit=10, clogged_after=100) as (client, server):
+        order = []
+
+        async def send(i: int) -> None:
+            await client.send(f"{i:08}" * 4)
+            order.append(i)
+
+        async with anyio.create_task_group() as tg:
+            for i in range(20):
+                tg.start_soon(send, i)
+                await settle()
+            scope = anyio.CancelScope()
+
+            async def cancelled() -> None:
+                with scope:
+                    await client.send("never")
+
+            tg.start_soon(cancelled)
+            await settle()
+            scope.cancel()
+            received = [await server.receive() for _ in range(20)]
+        assert order == list(range(20))
+        assert received == [f"{i:08}" * 4 for i in range(20)]
+
+
+async def test_send_nowait_sends_or_would_block() -> None:
+    async with memory_pair(write_limit=10, clogged_after=0) as (client, server):
+        client.send_nowait("x" * 20)
+        assert client.buffered_amount > 0
+        with pytest.raises(anyio.WouldBlock):
+            client.send_nowait("y")
+        for end in (client, server):
+            end._link.transport._stream.clogged_after = None  # type: ignore[attr-defined]
+            end._link.transport._stream._wake()  # type: ignore[attr-defined]
+        assert await server.receive() == "x" * 20
+        await client.aclose()
+        with pytest.raises(creche.ConnectionAlreadyClosed):
+            client.send_nowait("z")
+
+
+async def test_flush_returns_when_the_kernel_has_everything() -> None:
+    async with raw_server(clogged_after=100) as (ws, peer):
+        await ws.send(b"x" * 500)
+        flushed = anyio.Event()
+
+        async def flush() -> None:
+            await ws.flush()
+            flushed.set()
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(flush)
+            await settle()
+            assert not flushed.is_set()
+            assert await peer.receive() == (BINARY, b"x" * 500)
+            await flushed.wait()
+        assert ws.buffered_amount == 0
+        await peer.stream.aclose()
+        with pytest.raises(creche.ConnectionClosedError):
+            await ws.receive()
+        with pytest.raises(creche.ConnectionClosedError):
+            await ws.flush()
+
+
+async def test_flush_tells_of_a_loss() -> None:
+    async with raw_server(clogged_after=10) as (ws, _):
+        await ws.send(b"x" * 500)
+        async with anyio.create_task_group() as tg:
+
+            async def flush() -> None:
+                with pytest.raises(creche.ConnectionClosedError, match="no more"):
+                    await ws.flush()
+
+            tg.start_soon(flush)
+            await settle()
+            ws._link.abort("no more")
+
+
+# Fairness
+
+
+async def test_a_loop_of_sends_gives_others_their_turn_and_can_be_cancelled() -> None:
+    async with memory_pair(max_queue=None, max_queue_bytes=None, write_limit=2**30) as (client, _):
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await checkpoint()
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(other)
+            for _ in range(Budget.OPERATIONS * 10):
+                await client.send("x")
+            assert turns >= 9
+            tg.cancel_scope.cancel()
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            for _ in range(Budget.OPERATIONS + 1):
+                await client.send("x")
+        assert scope.cancelled_caught
+
+
+async def test_a_loop_of_receives_gives_others_their_turn() -> None:
+    async with memory_pair(max_queue=None) as (client, server):
+        for _ in range(Budget.OPERATIONS * 4):
+            await client.send("x")
+        await until(lambda: server._link.connection.inbox.messages == Budget.OPERATIONS * 4)
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await checkpoint()
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(other)
+            for _ in range(Budget.OPERATIONS * 4):
+                await server.receive()
+            assert turns >= 3
+            tg.cancel_scope.cancel()
+
+
+def test_the_budget_is_bounded_in_time_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    budget = Budget()
+    assert not budget.spend()
+    now = 0.0005
+    assert not budget.spend()
+    now = 0.0011
+    assert budget.spend()
+    assert not budget.spend()
+    budget.reset()
+    assert [budget.spend() for _ in range(Budget.OPERATIONS + 1)].index(True) == Budget.OPERATIONS
+
+
+# Pings
+
+
+async def test_a_ping_returns_the_seconds_until_its_pong() -> None:
+    async with memory_pair() as (client, _):
+        assert client.latency is None
+        seconds = await client.ping()
+        assert seconds >= 0
+        assert client.latency == seconds
+        assert await client.ping("data") >= 0
+        assert await client.ping(b"data") >= 0
+
+
+async def test_a_pong_answers_all_earlier_pings() -> None:
+    async with raw_server() as (ws, peer):
+        async with anyio.create_task_group() as tg:
+            for data in ("a", "b"):
+                tg.start_soon(ws.ping, data)
+                await settle()
+            assert [await peer.receive() for _ in range(2)] == [(PING, b"a"), (PING, b"b")]
+            await peer.send(PONG, b"b")
+        await peer.stream.aclose()
+
+
+async def test_a_ping_that_is_cancelled_is_forgotten() -> None:
+    async with raw_server() as (ws, peer):
+        with anyio.move_on_after(0.01):
+            await ws.ping("a")
+        await peer.send(PONG, b"a")
+        with anyio.move_on_after(0.01):
+            await ws.ping("a")  # the payload is free again
+        await peer.stream.aclose()
+
+
+async def test_a_ping_without_an_answer_ends_with_the_connection() -> None:
+    async with raw_server(ping_interval=None, ping_timeout=0.03) as (ws, _):
+        with pytest.raises(creche.ConnectionClosedError, match="keepalive ping timeout"):
+            await ws.ping()
+    async with raw_server() as (ws, peer):
+        async with anyio.create_task_group() as tg:
+
+            async def ping() -> None:
+                with pytest.raises(creche.ConnectionClosedOK):
+                    await ws.ping()
+
+            tg.start_soon(ping)
+            await settle()
+            await peer.send(CLOSE, b"\x03\xe8")
+        await peer.stream.aclose()
+
+
+async def test_a_pong_can_be_sent_unasked() -> None:
+    async with raw_server() as (ws, peer):
+        await ws.pong()
+        await ws.pong("beat")
+        assert [await peer.receive() for _ in range(2)] == [(PONG, b""), (PONG, b"beat")]
+        await peer.stream.aclose()
+
+
+@pytest.mark.parametrize("method", ["ping", "pong"])
+async def test_bad_control_payloads_are_refused(method: str) -> None:
+    async with memory_pair() as (client, _):
+        for data, kind, message in (
+            (b"x" * 126, ValueError, "data is 126 bytes long"),
+            (1, TypeError, "data must be str or bytes-like, not int"),
+        ):
+            with pytest.raises(kind, match=message):
+                await getattr(client, method)(data)
+
+
+async def test_a_slow_consumer_is_not_dropped_by_its_own_keepalive() -> None:
+    async with memory_pair(max_queue=2, ping_interval=0.01, ping_timeout=0.01) as (client, server):
+        async with anyio.create_task_group() as tg:
+
+            async def flood() -> None:
+                for i in range(40):
+                    await client.send(str(i))
+
+            tg.start_soon(flood)
+            received = []
+            for _ in range(40):
+                received.append(await server.receive())
+                if len(received) % 10 == 0:
+                    await anyio.sleep(0.04)  # longer than ping_interval + ping_timeout
+        assert received == [str(i) for i in range(40)]
+
+
+# Closing
+
+
+@pytest.mark.parametrize(("code", "reason"), [(1000, ""), (4000, "é"), (3000, "x" * 123)])
+async def test_a_close_tells_code_and_reason(code: int, reason: str) -> None:
+    async with memory_pair() as (client, server):
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(client.aclose, code, reason)
+            with pytest.raises(creche.ConnectionClosed) as caught:
+                await server.receive()
+        assert caught.value.received == creche.Close(code, reason)
+        for end in (client, server):
+            assert (end.close_code, end.close_reason) == (code, reason)
+
+
+async def test_an_open_connection_has_no_close_code() -> None:
+    async with memory_pair() as (client, _):
+        assert client.close_code is None
+        assert client.close_reason is None
+
+
+async def test_a_close_drops_what_was_not_received_and_completes_with_a_full_inbox() -> None:
+    async with memory_pair(max_queue=2, clogged_after=1000) as (client, server):
+        async with anyio.create_task_group() as tg:
+
+            async def flood() -> None:
+                with pytest.raises(creche.ConnectionClosedOK):
+                    while True:
+                        await client.send("x" * 100)
+
+            tg.start_soon(flood)
+            await settle()
+            assert server._link._paused
+            await server.aclose()
+        assert server.close_code == client.close_code == 1000
+
+
+async def test_closing_twice_is_closing_once() -> None:
+    async with memory_pair() as (client, server):
+        await client.aclose(4000)
+        await client.aclose(4001)
+        assert server.close_code == 4000
+
+
+async def test_a_close_that_is_cancelled_ends_the_connection_at_once() -> None:
+    async with raw_server() as (ws, peer):
+        with anyio.move_on_after(0.01) as scope:
+            await ws.aclose()
+        assert scope.cancelled_caught
+        assert ws.close_code == 1006
+        assert (await peer.receive())[0] == CLOSE
+        await peer.receive_eof()
+    async with raw_server() as (ws, peer):
+        await anyio.aclose_forcefully(ws)
+        await peer.receive_eof()
+
+
+async def test_a_close_without_an_answer_takes_close_timeout() -> None:
+    async with raw_server(close_timeout=0.03) as (ws, peer):
+        await ws.aclose()
+        assert ws.close_code == 1006
+        assert "close timeout" in str(ws.close_reason)
+        await peer.receive_eof()
+
+
+async def test_send_eof_closes_our_direction_only() -> None:
+    async with raw_server() as (ws, peer):
+        await ws.send_eof()
+        assert await peer.receive() == (CLOSE, b"\x03\xe8")
+        await peer.send(TEXT, b"late")
+        assert await ws.receive() == "late"
+        for call in (ws.send("x"), ws.send_eof(), ws.ping()):
+            with pytest.raises(creche.ConnectionAlreadyClosed):
+                await call
+        await peer.send(CLOSE, b"\x03\xe8")
+        with pytest.raises(creche.ConnectionClosedOK):
+            await ws.receive()
+        await peer.stream.aclose()
+
+
+async def test_a_failed_write_is_told_by_the_next_send_and_what_arrived_is_received() -> None:
+    async with raw_server() as (ws, peer):
+        link = ws._link
+        link.write_failed(OSError("broken"))
+        link.write_failed(OSError("again"))
+        await peer.send(TEXT, b"last words")
+        with pytest.raises(creche.ConnectionClosedError, match="connection lost: broken") as caught:
+            await ws.send("x")
+        assert isinstance(caught.value.__cause__, OSError)
+        assert await ws.receive() == "last words"
+        await peer.send(CLOSE, b"\x03\xe8")
+        with pytest.raises(creche.ConnectionClosedOK):
+            await ws.receive()
+        await peer.stream.aclose()
+
+
+async def test_a_failed_read_ends_the_connection_with_its_cause() -> None:
+    async with raw_server() as (ws, _):
+        ws._link.read_failed(OSError("broken"))
+        with pytest.raises(creche.ConnectionClosedError, match="connection lost: broken"):
+            await ws.receive()
+
+
+async def test_ends_of_both_kinds_can_be_pickled() -> None:
+    error = creche.ConnectionClosedError(creche.Close(1011, "x"), None, "detail")
+    copy = pickle.loads(pickle.dumps(error))
+    assert str(copy) == str(error)
+    assert (copy.code, copy.reason) == (1011, "x")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (creche.ConnectionClosedOK(), "no close frame received; none sent"),
+        (
+            creche.ConnectionClosedError(None, creche.Close(1000), "why"),
+            "no close frame received; sent 1000 (normal closure); why",
+        ),
+        (
+            creche.ConnectionClosedOK(creche.Close(1001), creche.Close(1001)),
+            "got 1001 (going away); sent 1001 (going away)",
+        ),
+    ],
+)
+async def test_an_end_says_what_was_received_and_sent(
+    error: creche.ConnectionClosed, text: str
+) -> None:
+    assert str(error) == text
+
+
+# What is known of it
+
+
+async def test_each_connection_has_a_name_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    async with memory_pair() as (client, server):
+        assert isinstance(client.id, uuid.UUID)
+        assert client.id == client.id
+        assert client.id != server.id
+        assert str(client.id) in repr(client)
+        assert "open" in repr(client)
+        with caplog.at_level(logging.INFO):
+            client.logger.info("hello %s", "there")
+        assert caplog.messages == [f"[{client.id}] hello there"]
+        assert caplog.records[0].websocket is client  # type: ignore[attr-defined]
+
+
+async def test_request_and_response_are_kept() -> None:
+    async with memory_pair("ws://localhost/path") as (client, server):
+        for end in (client, server):
+            assert end.request.path == "/path"
+            assert end.response.status == 101
+            assert end.subprotocol is None
+        server.request.state["user"] = "me"
+        assert server.request.state == {"user": "me"}
+
+
+# Handlers
+
+
+async def test_wrong_use_of_run_is_told() -> None:
+    async with memory_pair() as (client, _):
+        bad: Any = 1
+        until_what: Any = "some"
+        with pytest.raises(TypeError, match="at least one handler"):
+            await client.run()
+        with pytest.raises(TypeError, match="handlers must be callable, not int"):
+            await client.run(bad)
+        with pytest.raises(ValueError, match='until must be "first" or "all"'):
+            await client.run(creche.discard, until=until_what)
+
+
+async def test_discard_receives_until_the_end() -> None:
+    async with memory_pair() as (client, server):
+        await client.send("a")
+        await client.send_eof()
+        await creche.discard(server)
+        assert server.close_code == 1000
+
+
+async def test_fragments_of_binary_are_joined() -> None:
+    async with raw_server() as (ws, peer):
+        await peer.send(BINARY, b"\xff", fin=False)
+        await peer.send(PING)
+        await peer.send(CONTINUATION, b"\xfe")
+        assert await ws.receive() == b"\xff\xfe"
+        await peer.stream.aclose()
