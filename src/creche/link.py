@@ -388,8 +388,7 @@ class Link:
         self._keep_error(exc)
         timers = self.connection.timers
         timers.close_within(timers.close_timeout, self.background.now())
-        self._wake_all()
-        self._reschedule()
+        self._update()  # nothing waits to be written any more
 
     def _keep_error(self, exc: Exception) -> None:
         if self._error is None:
