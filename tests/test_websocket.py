@@ -215,7 +215,7 @@ async def test_a_loop_of_sends_gives_others_their_turn_and_can_be_cancelled() ->
             tg.start_soon(other)
             for _ in range(Budget.OPERATIONS * 10):
                 await client.send("x")
-            assert turns >= 9
+            assert turns >= 5
             tg.cancel_scope.cancel()
         with anyio.CancelScope() as scope:
             scope.cancel()
@@ -241,7 +241,7 @@ async def test_a_loop_of_receives_gives_others_their_turn() -> None:
             tg.start_soon(other)
             for _ in range(Budget.OPERATIONS * 4):
                 await server.receive()
-            assert turns >= 3
+            assert turns >= 2
             tg.cancel_scope.cancel()
 
 

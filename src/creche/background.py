@@ -104,13 +104,20 @@ class Timer:
         self.target = None
 
 
+def _clock(loop: asyncio.AbstractEventLoop | None) -> Callable[[], float]:
+    """The event loop's clock; its finer twin where it is the system's (uvloop counts in ms)."""
+    if loop is None:
+        return anyio.current_time
+    return time.monotonic if abs(loop.time() - time.monotonic()) < 1 else loop.time
+
+
 class Background:
     """The hidden task group of a connect() or a serve(), as an async context manager."""
 
     def __init__(self) -> None:
         token = current_token().native_token
         loop = token if isinstance(token, asyncio.AbstractEventLoop) else None
-        self.now: Callable[[], float] = anyio.current_time if loop is None else loop.time
+        self.now = _clock(loop)
         self._loop = loop
         self._group = anyio.create_task_group()
         self._scopes: set[anyio.CancelScope] = set()

@@ -441,14 +441,14 @@ async def _accept(
     server: Server | None = None,
 ) -> WebSocket:
     """The opening handshake on a new transport, which is closed if it fails."""
-    handshake = ServerHandshake(
-        origins=options["origins"],
-        subprotocols=options["subprotocols"],
-        select_subprotocol=options["select_subprotocol"],
-        max_header_bytes=options["max_header_bytes"],
-        extra_attributes=transport.extra_attributes,
-    )
     try:
+        handshake = ServerHandshake(
+            origins=options["origins"],
+            subprotocols=options["subprotocols"],
+            select_subprotocol=options["select_subprotocol"],
+            max_header_bytes=options["max_header_bytes"],
+            extra_attributes=transport.extra_attributes,
+        )
         request, response = await _shake_hands(transport, handshake, options, server)
     except BaseException:
         with anyio.CancelScope(shield=True):

@@ -65,6 +65,7 @@ def test_the_example_of_rfc_6455_1_3() -> None:
 
 REFUSALS = [
     ("not HTTP at all\r\n\r\n", 400, "bad request"),
+    ("\x16\x03\x01\x02\x00", 400, "is it TLS?"),
     (REQUEST.replace("Host: server.example.com\r\n", ""), 400, "bad request"),
     (REQUEST.replace("\r\n\r\n", "\r\nX: a\x01b\r\n\r\n"), 400, "bad request"),
     (REQUEST.replace("\r\n\r\n", "\r\nContent-Length: 1\r\n\r\nx"), 400, "with a body"),

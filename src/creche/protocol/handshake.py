@@ -118,6 +118,7 @@ class ServerHandshake:
         self._subprotocols = subprotocols
         self._select_subprotocol = select_subprotocol
         self._extra_attributes = extra_attributes
+        self._first_byte: bytes | None = None
         self._head = HeadReader(max_header_bytes)
         self._http = h11.Connection(h11.SERVER)
 
@@ -132,6 +133,11 @@ class ServerHandshake:
         Raises:
             Rejection: it is not a request that we answer otherwise.
         """
+        if self._first_byte is None:
+            self._first_byte = bytes(data[:1])
+            if not (self._first_byte.isalpha() or self._first_byte in b"\r\n"):
+                # Told at once: a client that speaks TLS would wait for an answer for long.
+                raise reject(400, "bad request: this is not HTTP; is it TLS?")
         try:
             head = self._head.receive_data(data)
         except HeadTooLarge as exc:

@@ -111,7 +111,7 @@ class Transport(ABC):
 
     async def aclose_forcefully(self) -> None:
         """Close at once, also before `start`."""
-        self.abort()
+        self.close()
 
     def unsent(self) -> int:
         """How many of `bytes_sent` the peer's side has not taken yet, as far as is known."""

@@ -1,0 +1,188 @@
+"""Bad input: one table of what is given, the exception's class, and what its text names.
+
+Afterwards there are as many tasks and descriptors as before.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import pytest
+from support import count_descriptors, count_tasks, echo, free_port, until
+
+import creche
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Peers:
+    """What there is to connect to."""
+
+    url: str  # a creche server
+    answers_200: str
+    bad_accept: str
+    closed: str
+
+
+def port(peers: Peers) -> int:
+    return int(peers.url.rsplit(":", 1)[1][:-1])
+
+
+async def opening(uri: Any, **options: Any) -> None:
+    async with creche.connect(uri, **options):
+        raise AssertionError("it should not be opened")
+
+
+async def using(url: str, use: Callable[[creche.WebSocket], Awaitable[Any]]) -> None:
+    async with creche.connect(url) as ws:
+        await use(ws)
+
+
+Case = Callable[[Peers], Awaitable[Any]]
+
+CASES: dict[str, tuple[Case, type[BaseException], str]] = {
+    "http URI": (lambda p: opening("http://localhost/"), creche.InvalidURI, "uri 'http://"),
+    "fragment": (lambda p: opening("ws://localhost/#x"), creche.InvalidURI, "uri .*fragment"),
+    "bytes URI": (lambda p: opening(b"ws://localhost/"), TypeError, "uri must be a str"),
+    "unknown host": (
+        lambda p: opening("ws://no-such-host.invalid/"),
+        OSError,
+        "no-such-host.invalid",
+    ),
+    "closed port": (lambda p: opening(p.closed), ConnectionRefusedError, "port [0-9]+"),
+    "TLS to a plain port": (
+        lambda p: opening(p.url.replace("ws://", "wss://")),
+        ssl.SSLError,
+        "(?i)wrong.version.number|record",
+    ),
+    "answers 200": (lambda p: opening(p.answers_200), creche.InvalidStatus, "answered 200"),
+    "bad accept": (
+        lambda p: opening(p.bad_accept),
+        creche.InvalidHeader,
+        "Sec-WebSocket-Accept header .* does not match",
+    ),
+    "subprotocols as str": (
+        lambda p: opening(p.url, subprotocols="chat"),
+        TypeError,
+        "subprotocols must be a sequence of str, not a str",
+    ),
+    "close code 1005": (
+        lambda p: using(p.url, lambda ws: ws.aclose(1005)),
+        ValueError,
+        "code 1005 may not be sent",
+    ),
+    "reason of 124 bytes": (
+        lambda p: using(p.url, lambda ws: ws.aclose(1000, "x" * 124)),
+        ValueError,
+        "reason is 124 bytes long",
+    ),
+    "send(123)": (
+        lambda p: using(p.url, lambda ws: ws.send(123)),  # type: ignore[arg-type]
+        TypeError,
+        "message must be str or bytes-like, not int",
+    ),
+    "CRLF in a header": (
+        lambda p: opening(p.url, additional_headers={"X-A": "a\r\nX-B: b"}),
+        ValueError,
+        "header X-A has a value with forbidden characters",
+    ),
+    "CRLF in the origin": (
+        lambda p: opening(p.url, origin="http://x\r\nX-B: b"),
+        ValueError,
+        "header Origin has a value with forbidden characters",
+    ),
+    "CRLF in the URI": (
+        lambda p: opening("ws://localhost/\r\nX-B: b"),
+        creche.InvalidURI,
+        "control character",
+    ),
+    "unknown option": (
+        lambda p: opening(p.url, pingpong=1),
+        TypeError,
+        "unknown option 'pingpong'",
+    ),
+    "a server's option": (
+        lambda p: opening(p.url, origins=None),
+        TypeError,
+        "unknown option 'origins'",
+    ),
+    "negative timeout": (
+        lambda p: opening(p.url, open_timeout=-1),
+        ValueError,
+        "open_timeout must be a positive number of seconds, not -1",
+    ),
+    "ssl with ws": (lambda p: opening(p.url, ssl=True), ValueError, "ssl: a ws URI"),
+    "wss without ssl": (
+        lambda p: opening("wss://localhost/", ssl=False),
+        ValueError,
+        "ssl: a wss URI needs TLS",
+    ),
+    "not a handler": (
+        lambda p: creche.serve(123, "127.0.0.1"),  # type: ignore[arg-type]
+        TypeError,
+        "handler must be callable, not int",
+    ),
+    "port taken": (
+        lambda p: creche.serve(echo, "127.0.0.1", port(p)),
+        OSError,
+        "cannot listen on 127.0.0.1 port",
+    ),
+    "subprotocols as str, serving": (
+        lambda p: creche.serve(echo, "127.0.0.1", subprotocols="chat"),
+        TypeError,
+        "subprotocols",
+    ),
+    "origins as str, serving": (
+        lambda p: creche.serve(echo, "127.0.0.1", origins="https://a.example"),
+        TypeError,
+        "origins",
+    ),
+}
+
+
+async def fake_server(answer: bytes) -> Any:
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+
+    async def handle(stream: Any) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(answer)
+
+    return listener, handle
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_bad_input_is_named_and_leaves_nothing_behind(name: str) -> None:
+    case, kind, text = CASES[name]
+    from anyio.abc import SocketAttribute
+
+    async with (
+        AsyncExitStack() as stack,
+        anyio.create_task_group() as tg,
+        creche.serving(echo, "127.0.0.1") as server,
+    ):
+        urls = []
+        for answer in (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Accept: bm90IHRoZSBhbnN3ZXI=\r\n\r\n",
+        ):
+            listener, handle = await fake_server(answer)
+            await stack.enter_async_context(listener)
+            tg.start_soon(listener.serve, handle)
+            urls.append(f"ws://127.0.0.1:{listener.extra(SocketAttribute.local_port)}/")
+        peers = Peers(server.url, *urls, f"ws://127.0.0.1:{free_port()}/")
+        async with creche.connect(server.url), await anyio.connect_tcp("127.0.0.1", port(peers)):
+            pass  # what an event loop opens at the first use stays open
+        await until(lambda: not server.connections)
+        before = count_tasks(), count_descriptors()
+        with pytest.raises(kind, match=text):
+            await case(peers)
+        await until(lambda: (count_tasks(), count_descriptors()) <= before)
+        tg.cancel_scope.cancel()

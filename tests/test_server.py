@@ -1,0 +1,505 @@
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import ssl
+import stat
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio.abc import SocketAttribute
+from support import count_descriptors, echo, raw_client, settle, until
+
+import creche
+from creche.protocol.frames import CLOSE, TEXT
+from creche.testing import memory_byte_pair
+
+pytestmark = pytest.mark.anyio
+
+
+async def http(server: creche.Server, request: str) -> bytes:
+    """What the server answers to the bytes of a request, to their end."""
+    host, port = server.addresses[0]
+    data = b""
+    async with await anyio.connect_tcp(host, port) as stream:
+        await stream.send(request.encode())
+        while True:
+            try:
+                data += await stream.receive()
+            except anyio.EndOfStream:
+                return data
+
+
+GET = (
+    "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+# Where it listens
+
+
+async def test_serve_gives_the_server_when_it_listens() -> None:
+    async with anyio.create_task_group() as tg:
+        server = await tg.start(creche.serve, echo, "127.0.0.1")
+        assert isinstance(server, creche.Server)
+        host, port = server.addresses[0]
+        assert host == "127.0.0.1"
+        assert server.url == f"ws://127.0.0.1:{port}/"
+        assert repr(server) == f"<creche.Server {server.url} 0 connections>"
+        async with creche.connect(server.url) as ws:
+            await ws.send("x")
+            assert await ws.receive() == "x"
+        tg.cancel_scope.cancel()
+    with pytest.raises(OSError, match="cannot connect"):
+        async with creche.connect(server.url):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("host", "name"), [(None, "localhost"), ("0.0.0.0", "localhost"), ("::1", "[::1]")]
+)
+async def test_the_url_connects_to_the_server(host: str | None, name: str) -> None:
+    async with creche.serving(echo, host) as server:
+        assert server.url == f"ws://{name}:{server.addresses[0][1]}/"
+        async with creche.connect(server.url) as ws:
+            await ws.send("x")
+            assert await ws.receive() == "x"
+
+
+async def test_bound_sockets_are_served_and_closed() -> None:
+    sock = socket.create_server(("127.0.0.1", 0))
+    async with creche.serving(echo, sockets=[sock]) as server:
+        async with creche.connect(server.url) as ws:
+            await ws.send("x")
+            assert await ws.receive() == "x"
+    assert sock.fileno() == -1
+
+
+async def test_host_and_port_do_not_go_with_bound_sockets() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        for arguments in (("127.0.0.1", 0), (None, 80)):
+            with pytest.raises(TypeError, match="sockets: host and port cannot"):
+                await creche.serve(echo, *arguments, sockets=[sock])
+
+
+async def test_a_unix_socket_is_served_with_its_mode_and_removed(unix_path: Path) -> None:
+    async with anyio.create_task_group() as tg:
+
+        async def serve(*, task_status: Any) -> None:
+            await creche.serve_unix(echo, unix_path, mode=0o600, task_status=task_status)
+
+        server = await tg.start(serve)
+        assert server.addresses == [str(unix_path)]
+        assert server.url == "ws://localhost/"
+        assert stat.S_IMODE(os.stat(unix_path).st_mode) == 0o600
+        async with creche.connect_unix(unix_path, "ws://localhost/chat") as ws:
+            assert ws.request.path == "/chat"
+            await ws.send("x" * 100_000)
+            assert await ws.receive() == "x" * 100_000
+            assert ws.extra(SocketAttribute.remote_address) == str(unix_path)
+        await server.shutdown()
+    assert not unix_path.exists()
+
+
+async def test_any_listener_of_anyio_can_be_served() -> None:
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with anyio.create_task_group() as tg:
+        server = await tg.start(creche.serve_listener, echo, listener)
+        async with creche.connect(server.url) as ws:
+            await ws.send("x")
+            assert await ws.receive() == "x"
+            await server.shutdown()
+            with pytest.raises(creche.ConnectionClosedOK):
+                await ws.receive()
+
+
+async def test_a_byte_stream_can_be_served() -> None:
+    ours, theirs = memory_byte_pair()
+    async with anyio.create_task_group() as tg:
+
+        async def serve() -> None:
+            async with creche.server_websocket(theirs) as ws:
+                await echo(ws)
+
+        tg.start_soon(serve)
+        async with creche.client_websocket(ours, "ws://localhost/") as ws:
+            await ws.send("x")
+            assert await ws.receive() == "x"
+
+
+async def test_a_byte_stream_that_asks_badly_is_refused_and_closed() -> None:
+    ours, theirs = memory_byte_pair()
+    await ours.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    await ours.send_eof()
+    with pytest.raises(creche.HandshakeError, match="426 Upgrade Required"):
+        async with creche.server_websocket(theirs):
+            pass
+    assert (await ours.receive()).startswith(b"HTTP/1.1 426 ")
+    with pytest.raises(anyio.ClosedResourceError):
+        await theirs.receive()
+
+
+async def test_a_byte_stream_that_says_nothing_times_out() -> None:
+    _, theirs = memory_byte_pair()
+    with pytest.raises(TimeoutError, match=r"opening handshake took over 0.02 s"):
+        async with creche.server_websocket(theirs, open_timeout=0.02):
+            pass
+
+
+async def test_tls_is_served(server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> None:
+    async with creche.serving(echo, "localhost", ssl=server_tls) as server:
+        assert server.url.startswith("wss://localhost:")
+        async with creche.connect(server.url, ssl=client_tls) as ws:
+            await ws.send("x" * 100_000)
+            assert await ws.receive() == "x" * 100_000
+
+
+async def test_a_slow_tls_handshake_does_not_hold_up_others(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    async with creche.serving(echo, "localhost", ssl=server_tls) as server:
+        host, port = server.addresses[0]
+        async with await anyio.connect_tcp(host, port):
+            async with creche.connect(server.url, ssl=client_tls) as ws:
+                await ws.send("x")
+                assert await ws.receive() == "x"
+
+
+async def test_a_request_knows_the_address_and_tls(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    from anyio.streams.tls import TLSAttribute
+
+    seen = []
+
+    def process_request(request: creche.Request) -> None:
+        seen.append(request.extra(SocketAttribute.remote_address)[0])
+        seen.append(request.extra(TLSAttribute.tls_version, None))
+
+    for options in ({}, {"ssl": server_tls}):
+        async with creche.serving(
+            echo,
+            "localhost",
+            process_request=process_request,
+            **options,  # type: ignore[arg-type]
+        ) as server:
+            tls = client_tls if options else None
+            async with creche.connect(server.url, ssl=tls):
+                pass
+    assert seen == ["127.0.0.1", None, "127.0.0.1", "TLSv1.3"]
+
+
+# The opening handshake
+
+
+async def test_process_request_may_answer_instead() -> None:
+    async def process_request(request: creche.Request) -> creche.Response | None:
+        await settle()
+        request.state["seen"] = True
+        if request.path == "/health":
+            return creche.Response(200, {"X-A": "b"}, "fine\n")
+        return None
+
+    async def handler(ws: creche.WebSocket) -> None:
+        await ws.send(str(ws.request.state["seen"]))
+
+    async with creche.serving(handler, "127.0.0.1", process_request=process_request) as server:
+        answer = await http(server, "GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK")
+        assert b"X-A: b" in head
+        assert b"Connection: close" in head
+        assert body == b"fine\n"
+        async with creche.connect(server.url) as ws:
+            assert await ws.receive() == "True"
+        with pytest.raises(creche.InvalidStatus) as caught:
+            async with creche.connect(server.url + "health"):
+                pass
+        assert caught.value.response.status == 200
+        assert caught.value.response.body == b"fine\n"
+
+
+async def test_process_response_may_add_or_refuse() -> None:
+    def process_response(
+        request: creche.Request, response: creche.Response
+    ) -> creche.Response | None:
+        response.headers.add("X-A", "b")
+        return creche.Response(402, body="pay") if request.path == "/pay" else None
+
+    async with creche.serving(echo, "127.0.0.1", process_response=process_response) as server:
+        async with creche.connect(server.url) as ws:
+            assert ws.response.headers["X-A"] == "b"
+            assert ws.response.headers["Server"] == f"creche/{creche.__version__}"
+        with pytest.raises(creche.InvalidStatus, match="402"):
+            async with creche.connect(server.url + "pay"):
+                pass
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        lambda request: 1 / 0,
+        lambda request: "not a response",
+        lambda request: creche.Response(200, {"Content-Length": "1"}, "too long"),
+    ],
+)
+async def test_a_hook_that_fails_is_logged_and_answered_with_500(
+    hook: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with creche.serving(echo, "127.0.0.1", process_request=hook) as server:
+        with pytest.raises(creche.InvalidStatus, match="500 Internal Server Error"):
+            async with creche.connect(server.url):
+                pass
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert caplog.records[0].exc_info
+
+
+async def test_a_subprotocol_is_agreed_on() -> None:
+    async def handler(ws: creche.WebSocket) -> None:
+        await ws.send(str(ws.subprotocol))
+
+    async with creche.serving(handler, "127.0.0.1", subprotocols=["b", "a"]) as server:
+        async with creche.connect(server.url, subprotocols=["a", "b"]) as ws:
+            assert await ws.receive() == ws.subprotocol == "b"
+        async with creche.connect(server.url) as ws:
+            assert await ws.receive() == "None"
+
+
+async def test_server_and_user_agent_can_be_hidden() -> None:
+    async with creche.serving(echo, "127.0.0.1", server_header=None) as server:
+        async with creche.connect(server.url, user_agent_header=None) as ws:
+            assert "Server" not in ws.response.headers
+            assert "User-Agent" not in ws.request.headers
+
+
+async def test_a_cross_origin_request_is_refused_with_the_options_name() -> None:
+    async with creche.serving(echo, "127.0.0.1") as server:
+        with pytest.raises(creche.InvalidStatus) as caught:
+            async with creche.connect(server.url, origin="https://evil.example"):
+                pass
+        assert caught.value.response.status == 403
+        assert b'origins="same-host"' in caught.value.response.body
+        assert server.stats.refused == 1
+
+
+async def test_a_refusal_reaches_a_client_that_has_sent_more() -> None:
+    async with creche.serving(echo, "127.0.0.1") as server:
+        answer = await http(server, "POST / HTTP/1.1\r\nHost: x\r\n\r\n" + "x" * 200_000)
+        assert answer.startswith(b"HTTP/1.1 405 ")
+
+
+async def test_frames_that_come_with_the_request_are_not_lost() -> None:
+    async with creche.serving(echo, "127.0.0.1") as server:
+        host, port = server.addresses[0]
+        async with await anyio.connect_tcp(host, port) as stream:
+            await stream.send(GET.encode() + b"\x81\x81\x00\x00\x00\x00x")
+            data = b""
+            while not data.endswith(b"\x81\x01x"):
+                data += await stream.receive()
+
+
+async def test_who_comes_and_goes_is_logged_at_debug_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with creche.serving(echo, "127.0.0.1", open_timeout=0.02) as server:
+        host, port = server.addresses[0]
+        for data in (b"", b"\x16\x03\x01\r\n\r\n", b"GET / HTTP/1.1\r\nX"):
+            async with await anyio.connect_tcp(host, port) as stream:
+                if data:
+                    await stream.send(data)
+                if data.endswith(b"X"):
+                    with pytest.raises(anyio.EndOfStream):
+                        await stream.receive()
+        await until(lambda: server.stats.refused == 3)
+    levels = {record.levelname for record in caplog.records if record.name == "creche.server"}
+    assert levels == {"DEBUG"}
+    assert "took over 0.02 s" in caplog.text
+    assert "closed the connection before it asked" in caplog.text
+
+
+# Stopping
+
+
+async def test_a_server_that_drains_accepts_nothing_and_keeps_what_is_open() -> None:
+    async with anyio.create_task_group() as tg:
+        server = await tg.start(creche.serve, echo, "127.0.0.1")
+        async with creche.connect(server.url) as ws:
+            tg.start_soon(server.drain)
+            await until(lambda: server.draining)
+            await ws.send("still here")
+            assert await ws.receive() == "still here"
+            with pytest.raises(OSError, match="cannot connect"):
+                async with creche.connect(server.url):
+                    pass
+        # serve() returns when the last connection has ended
+
+
+async def test_a_handshake_that_is_under_way_while_the_server_stops_gets_503() -> None:
+    async with anyio.create_task_group() as tg:
+        server = await tg.start(creche.serve, echo, "127.0.0.1")
+        host, port = server.addresses[0]
+        async with await anyio.connect_tcp(host, port) as stream:
+            await until(lambda: server.stats.accepted)
+            tg.start_soon(server.drain)
+            await until(lambda: server.draining)
+            await stream.send(GET.encode())
+            assert (await stream.receive()).startswith(b"HTTP/1.1 503 ")
+
+
+async def test_leaving_serving_shuts_down() -> None:
+    seen = []
+
+    async def handler(ws: creche.WebSocket) -> None:
+        await creche.discard(ws)
+        seen.append(ws.close_code)
+
+    async def client(url: str) -> None:
+        async with creche.connect(url) as ws:
+            with pytest.raises(creche.ConnectionClosedOK) as caught:
+                await ws.receive()
+            assert caught.value.code == 1001
+
+    async with anyio.create_task_group() as tg:
+        async with creche.serving(handler, "127.0.0.1") as server:
+            tg.start_soon(client, server.url)
+            await until(lambda: server.connections)
+        assert seen == [1001]
+
+
+async def test_an_exception_leaves_serving_as_it_was_and_stops_the_server_now() -> None:
+    error = KeyError("mine")
+    with pytest.raises(KeyError) as caught:
+        async with creche.serving(echo, "127.0.0.1") as server:
+            raise error
+    assert caught.value is error
+    assert server.draining
+
+
+async def test_a_shutdown_with_a_bad_code_closes_nothing() -> None:
+    async with creche.serving(echo, "127.0.0.1") as server:
+        async with creche.connect(server.url) as ws:
+            with pytest.raises(ValueError, match="code 1005"):
+                await server.shutdown(1005)
+            await ws.send("x")
+            assert await ws.receive() == "x"
+            assert not server.draining
+
+
+async def test_a_cancelled_shutdown_stops_at_once() -> None:
+    async def stubborn(ws: creche.WebSocket) -> None:
+        await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as tg:
+        server = await tg.start(creche.serve, stubborn, "127.0.0.1")
+        async with creche.connect(server.url):
+            await until(lambda: server.connections)
+            with anyio.move_on_after(0.02) as scope:
+                await server.shutdown()
+            assert scope.cancelled_caught
+        assert not server.connections
+
+
+async def test_a_listening_socket_that_breaks_ends_serve(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broken = socket.socket()
+    broken.bind(("127.0.0.1", 0))  # but it does not listen
+    with pytest.raises(OSError, match="accepting failed"):
+        await creche.serve(echo, sockets=[broken])
+    assert "accepting failed" in caplog.text
+
+
+async def test_a_server_can_be_started_again_on_its_port() -> None:
+    for port in (0, None):
+        async with creche.serving(echo, "127.0.0.1", chosen if port is None else 0) as server:
+            chosen = server.addresses[0][1]
+            async with creche.connect(server.url) as ws:
+                await ws.send("x")
+                assert await ws.receive() == "x"
+
+
+async def test_two_native_cancellations_cannot_hang_a_server(anyio_backend_name: str) -> None:
+    if anyio_backend_name != "asyncio":
+        pytest.skip("only asyncio has native cancellation")
+    import asyncio
+
+    async with creche.serving(echo, "127.0.0.1") as server, raw_client(server.url):
+        pass  # what an event loop opens at the first use stays open
+    before = count_descriptors()
+    started = anyio.Event()
+
+    async def stubborn(ws: creche.WebSocket) -> None:
+        started.set()
+        await anyio.sleep_forever()
+
+    async def client(server: creche.Server) -> None:
+        async with raw_client(server.url) as peer:  # never answers a close frame
+            await peer.receive_eof()
+
+    servers: list[creche.Server] = []
+
+    async def serve() -> None:
+        async with creche.serving(stubborn, "127.0.0.1") as server:
+            servers.append(server)
+            await anyio.sleep_forever()
+
+    task = asyncio.create_task(serve())
+    await until(lambda: servers)
+    other = asyncio.create_task(client(servers[0]))
+    await started.wait()
+    task.cancel()
+    await settle()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await other
+    await until(lambda: count_descriptors() == before)
+
+
+async def test_a_handler_that_does_not_close_is_closed_with_1000() -> None:
+    async def handler(ws: creche.WebSocket) -> None:
+        await ws.send("bye")
+
+    async with creche.serving(handler, "127.0.0.1") as server:
+        async with raw_client(server.url) as peer:
+            assert await peer.receive() == (TEXT, b"bye")
+            assert await peer.receive() == (CLOSE, b"\x03\xe8")
+            await peer.send(CLOSE, b"\x03\xe8")
+            await peer.receive_eof()  # the server closes TCP first
+
+
+async def test_a_handler_that_ends_by_the_end_is_no_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def handler(ws: creche.WebSocket) -> None:
+        while True:
+            await ws.receive()
+
+    async with creche.serving(handler, "127.0.0.1") as server:
+        async with creche.connect(server.url):
+            pass
+        await until(lambda: not server.connections)
+        assert server.stats == creche.ServerStats(accepted=1, opened=1)
+    assert [r for r in caplog.records if r.name.startswith("creche")] == []
+
+
+async def test_what_nobody_foresaw_is_logged_and_the_server_lives(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with creche.serving(echo, "127.0.0.1") as server:
+        with monkeypatch.context() as patch:
+            patch.setattr("creche.server._shake_hands", None)
+            host, port = server.addresses[0]
+            async with await anyio.connect_tcp(host, port):
+                await until(lambda: caplog.records)
+        assert "please report it" in caplog.text
+        async with creche.connect(server.url) as ws:
+            await ws.send("x")
+            assert await ws.receive() == "x"
