@@ -1,0 +1,229 @@
+"""Idle connections live, dead peers are dropped, and nothing is left when all is over."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import multiprocessing
+import os
+import resource
+import socket
+import weakref
+from multiprocessing.connection import Connection
+from typing import Any
+
+import anyio
+import pytest
+import trio.testing
+from support import count_descriptors, count_tasks, echo, raw_client, raw_server, until
+
+import creche
+from creche.protocol.frames import PING
+from creche.testing import memory_pair
+
+pytestmark = pytest.mark.anyio
+
+
+class JumpingLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time goes on as soon as every task waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._fake_time = 1000.0
+        select = self._selector.select  # type: ignore[attr-defined]
+
+        def jump(timeout: float | None = None) -> Any:
+            events = select(0)
+            if not events and timeout:
+                self._fake_time += timeout
+            return events
+
+        self._selector.select = jump  # type: ignore[attr-defined]
+
+    def time(self) -> float:
+        return self._fake_time
+
+
+FAKE_TIME = {
+    "asyncio": lambda: {"loop_factory": JumpingLoop},
+    "trio": lambda: {"clock": trio.testing.MockClock(autojump_threshold=0)},
+}
+
+
+@pytest.mark.parametrize("backend", FAKE_TIME)
+def test_an_idle_connection_lives_for_ten_minutes_of_fake_time(backend: str) -> None:
+    async def main() -> None:
+        start = anyio.current_time()
+        async with memory_pair() as (client, server):
+            await anyio.sleep(600)
+            for end in (client, server):
+                assert end.close_code is None
+            assert client.latency is not None
+            await client.send("still here")
+            assert await server.receive() == "still here"
+        assert anyio.current_time() - start >= 600
+
+    anyio.run(main, backend=backend, backend_options=FAKE_TIME[backend]())
+
+
+@pytest.mark.parametrize("backend", FAKE_TIME)
+def test_a_peer_that_stops_answering_is_dropped_after_interval_and_timeout(backend: str) -> None:
+    async def main() -> None:
+        start = anyio.current_time()
+        async with raw_server(ping_interval=30, ping_timeout=15) as (ws, _):
+            with pytest.raises(creche.ConnectionClosedError, match="keepalive ping timeout"):
+                await ws.receive()
+            assert anyio.current_time() - start == pytest.approx(45)
+
+    anyio.run(main, backend=backend, backend_options=FAKE_TIME[backend]())
+
+
+async def test_an_idle_connection_lives_in_real_time() -> None:
+    async with creche.serving(echo, "127.0.0.1", ping_interval=0.05, ping_timeout=2) as server:
+        async with creche.connect(server.url, ping_interval=0.05, ping_timeout=2) as ws:
+            await anyio.sleep(0.5)
+            await ws.send("still here")
+            assert await ws.receive() == "still here"
+            assert ws.latency is not None
+
+
+async def test_a_dead_peer_is_dropped_after_interval_and_timeout_in_real_time() -> None:
+    errors = []
+
+    async def handler(ws: creche.WebSocket) -> None:
+        start = anyio.current_time()
+        try:
+            await ws.receive()
+        except creche.ConnectionClosedError as exc:
+            errors.append((exc, anyio.current_time() - start))
+            raise
+
+    async with creche.serving(
+        handler, "127.0.0.1", ping_interval=0.1, ping_timeout=0.2
+    ) as server:
+        async with raw_client(server.url) as peer:
+            assert (await peer.receive())[0] == PING
+            await until(lambda: errors)
+    [(error, seconds)] = errors
+    assert "keepalive ping timeout" in str(error)
+    assert error.code == 1006
+    assert 0.25 < seconds < 3
+
+
+async def test_after_a_connection_nothing_is_left_without_the_garbage_collector() -> None:
+    left: list[weakref.ref[Any]] = []
+
+    async def handler(ws: creche.WebSocket) -> None:
+        left.append(weakref.ref(ws))
+        await ws.run(echo, creche.discard) if ws.request.path == "/run" else await echo(ws)
+
+    async def visit(url: str, rude: bool) -> None:
+        if rude:
+            async with raw_client(url):
+                pass
+        else:
+            async with creche.connect(url) as ws:
+                left.append(weakref.ref(ws))
+                await ws.send("x")
+                await ws.receive()
+
+    gc.collect()
+    gc.disable()
+    try:
+        async with creche.serving(handler, "127.0.0.1") as server:
+            for rude in (False, True, False):
+                await visit(server.url, rude)
+            await until(lambda: not server.connections)
+            await until(lambda: count_tasks() < 12)
+        assert [ref() for ref in left] == [None] * len(left)
+    finally:
+        gc.enable()
+
+
+IDLE = 2000
+
+
+def idle_server(backend: Any, pipe: Connection) -> None:
+    """A server process: reports its port, then what is left after the shutdown."""
+    _allow_descriptors()
+    backend_name, backend_options = backend
+    sockets: list[weakref.ref[creche.WebSocket]] = []
+
+    async def handler(ws: creche.WebSocket) -> None:
+        sockets.append(weakref.ref(ws))
+        await creche.discard(ws)
+
+    async def main() -> None:
+        async with creche.serving(echo, "127.0.0.1") as warm_up, raw_client(warm_up.url):
+            pass
+        gc.collect()
+        gc.disable()
+        tasks, descriptors = count_tasks(), count_descriptors()
+        async with creche.serving(handler, "127.0.0.1") as server:
+            pipe.send(server.addresses[0][1])
+            while not pipe.poll():
+                await anyio.sleep(0.01)
+            open_connections = len(server.connections)
+        await anyio.sleep(0.1)
+        alive = sum(ref() is not None for ref in sockets)
+        pipe.send(
+            (
+                open_connections,
+                len(sockets),
+                count_tasks() - tasks,
+                count_descriptors() - descriptors,
+                alive,
+            )
+        )
+
+    anyio.run(main, backend=backend_name, backend_options=backend_options)
+
+
+def _allow_descriptors() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+
+
+async def open_raw(port: int) -> socket.socket:
+    """A socket after the opening handshake."""
+    sock = socket.create_connection(("127.0.0.1", port))
+    sock.sendall(
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    return sock
+
+
+@pytest.mark.timeout(120)
+async def test_2000_idle_connections_leave_nothing_behind(anyio_backend: Any) -> None:
+    _allow_descriptors()
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(
+        target=idle_server, args=(anyio_backend, theirs)
+    )
+    os.environ["PYTHONPATH"] = os.path.dirname(__file__)
+    process.start()
+    try:
+        port = await anyio.to_thread.run_sync(ours.recv)
+        clients = []
+        for _ in range(IDLE):
+            sock = await open_raw(port)
+            clients.append(sock)
+            await anyio.to_thread.run_sync(sock.recv, 4096)
+        ours.send("shut down")
+
+        def read_close_frames() -> None:
+            for sock in clients:
+                assert sock.recv(10) == b"\x88\x02\x03\xe9"  # 1001
+                sock.sendall(b"\x88\x82\0\0\0\0\x03\xe9")
+                sock.close()
+
+        await anyio.to_thread.run_sync(read_close_frames)
+        assert await anyio.to_thread.run_sync(ours.recv) == (IDLE, IDLE, 0, 0, 0)
+    finally:
+        process.join(10)
+        process.kill()
+        process.close()
+        ours.close()
+        theirs.close()
+        del os.environ["PYTHONPATH"]
