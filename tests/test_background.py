@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from support import settle, until
 
 from creche.background import NEVER, Background
+from support import settle, until
 
 pytestmark = pytest.mark.anyio
 

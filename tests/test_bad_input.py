@@ -13,9 +13,9 @@ from typing import Any
 
 import anyio
 import pytest
-from support import count_descriptors, count_tasks, echo, free_port, until
 
 import creche
+from support import count_descriptors, count_tasks, echo, free_port, until
 
 pytestmark = pytest.mark.anyio
 
@@ -177,7 +177,7 @@ async def test_bad_input_is_named_and_leaves_nothing_behind(name: str) -> None:
             await stack.enter_async_context(listener)
             tg.start_soon(listener.serve, handle)
             urls.append(f"ws://127.0.0.1:{listener.extra(SocketAttribute.local_port)}/")
-        peers = Peers(server.url, *urls, f"ws://127.0.0.1:{free_port()}/")
+        peers = Peers(server.url, urls[0], urls[1], f"ws://127.0.0.1:{free_port()}/")
         async with creche.connect(server.url), await anyio.connect_tcp("127.0.0.1", port(peers)):
             pass  # what an event loop opens at the first use stays open
         await until(lambda: not server.connections)

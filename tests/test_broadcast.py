@@ -1,15 +1,16 @@
 from __future__ import annotations
 
+import sys
 from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
 import pytest
-from support import RawPeer, raw_client, raw_server, settle, until
 
 import creche
 from creche.protocol.frames import CLOSE, TEXT
 from creche.testing import memory_pair
+from support import RawPeer, raw_client, raw_server, settle, until
 
 pytestmark = pytest.mark.anyio
 
@@ -26,7 +27,7 @@ async def test_a_message_reaches_every_connection_of_either_side() -> None:
 async def test_many_connections_are_left_to_the_end_of_the_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("creche.broadcast._WRITTEN_AT_ONCE", 2)
+    monkeypatch.setattr(sys.modules["creche.broadcast"], "_WRITTEN_AT_ONCE", 2)
     async with AsyncExitStack() as stack:
         pairs = [await stack.enter_async_context(memory_pair()) for _ in range(6)]
         servers = [server for _, server in pairs]

@@ -8,11 +8,11 @@ from typing import Any
 import anyio
 import pytest
 from anyio.abc import SocketAttribute
-from support import echo, raw_server, settle
 
 import creche
 from creche.protocol.frames import CLOSE, TEXT
 from creche.testing import memory_byte_pair
+from support import echo, raw_server, settle
 
 pytestmark = pytest.mark.anyio
 
@@ -139,10 +139,17 @@ async def test_a_refusals_body_is_not_waited_for_for_long(monkeypatch: pytest.Mo
 
 async def test_a_server_that_closes_instead_of_answering_is_told() -> None:
     ours, theirs = memory_byte_pair()
-    await theirs.aclose()
-    with pytest.raises((creche.InvalidMessage, OSError)):
-        async with creche.client_websocket(ours, "ws://localhost/"):
-            pass
+
+    async def serve() -> None:
+        await theirs.receive()
+        await theirs.send(b"HTTP/1.1 101")
+        await theirs.send_eof()
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(serve)
+        with pytest.raises(creche.InvalidMessage, match="closed the connection before"):
+            async with creche.client_websocket(ours, "ws://localhost/"):
+                pass
 
 
 async def test_frames_that_come_with_the_answer_are_not_lost() -> None:

@@ -6,11 +6,11 @@ from typing import Any
 import anyio
 import pytest
 from anyio.abc import TaskGroup, TaskStatus
-from support import raw_server, settle
 
 import creche
 from creche.protocol.frames import CLOSE, TEXT
 from creche.testing import memory_pair
+from support import raw_server, settle
 
 pytestmark = pytest.mark.anyio
 
@@ -227,7 +227,6 @@ async def test_children_run_in_the_context_they_are_given() -> None:
 
     context = contextvars.copy_context()
     context.run(variable.set, 1)
-    async with memory_pair() as (client, _):
-        async with client.create_task_group() as tg:
-            tg.create_task(child(), context=context)
+    async with memory_pair() as (client, _), client.create_task_group() as tg:
+        tg.create_task(child(), context=context)
     assert seen == [1]

@@ -14,9 +14,9 @@ import anyio
 import pytest
 import websockets
 from aiohttp import web
-from support import echo
 
 import creche
+from support import echo
 
 pytestmark = pytest.mark.anyio
 
@@ -136,9 +136,7 @@ async def test_our_clients_echo_through_servers_of_others(
 ) -> None:
     with in_thread(server, server_tls if secure else None) as port:
         url = f"{'wss' if secure else 'ws'}://localhost:{port}/"
-        async with creche.connect(
-            url, ssl=client_tls if secure else None, max_size=MAX_SIZE
-        ) as ws:
+        async with creche.connect(url, ssl=client_tls if secure else None, max_size=MAX_SIZE) as ws:
             for message in MESSAGES:
                 await ws.send(message)
                 assert await ws.receive() == message

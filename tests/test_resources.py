@@ -9,17 +9,18 @@ import os
 import resource
 import socket
 import weakref
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 import anyio
 import pytest
 import trio.testing
-from support import count_descriptors, count_tasks, echo, raw_client, raw_server, until
 
 import creche
 from creche.protocol.frames import PING
 from creche.testing import memory_pair
+from support import count_descriptors, count_tasks, echo, raw_client, raw_server, until
 
 pytestmark = pytest.mark.anyio
 
@@ -44,7 +45,7 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         return self._fake_time
 
 
-FAKE_TIME = {
+FAKE_TIME: dict[str, Callable[[], dict[str, Any]]] = {
     "asyncio": lambda: {"loop_factory": JumpingLoop},
     "trio": lambda: {"clock": trio.testing.MockClock(autojump_threshold=0)},
 }
@@ -98,12 +99,12 @@ async def test_a_dead_peer_is_dropped_after_interval_and_timeout_in_real_time() 
             errors.append((exc, anyio.current_time() - start))
             raise
 
-    async with creche.serving(
-        handler, "127.0.0.1", ping_interval=0.1, ping_timeout=0.2
-    ) as server:
-        async with raw_client(server.url) as peer:
-            assert (await peer.receive())[0] == PING
-            await until(lambda: errors)
+    async with (
+        creche.serving(handler, "127.0.0.1", ping_interval=0.1, ping_timeout=0.2) as server,
+        raw_client(server.url) as peer,
+    ):
+        assert (await peer.receive())[0] == PING
+        await until(lambda: errors)
     [(error, seconds)] = errors
     assert "keepalive ping timeout" in str(error)
     assert error.code == 1006

@@ -11,11 +11,11 @@ from typing import Any
 import anyio
 import pytest
 from anyio.abc import SocketAttribute
-from support import count_descriptors, echo, raw_client, settle, until
 
 import creche
 from creche.protocol.frames import CLOSE, TEXT
 from creche.testing import memory_byte_pair
+from support import count_descriptors, echo, raw_client, settle, until
 
 pytestmark = pytest.mark.anyio
 
@@ -72,10 +72,9 @@ async def test_the_url_connects_to_the_server(host: str | None, name: str) -> No
 
 async def test_bound_sockets_are_served_and_closed() -> None:
     sock = socket.create_server(("127.0.0.1", 0))
-    async with creche.serving(echo, sockets=[sock]) as server:
-        async with creche.connect(server.url) as ws:
-            await ws.send("x")
-            assert await ws.receive() == "x"
+    async with creche.serving(echo, sockets=[sock]) as server, creche.connect(server.url) as ws:
+        await ws.send("x")
+        assert await ws.receive() == "x"
     assert sock.fileno() == -1
 
 
@@ -381,13 +380,12 @@ async def test_an_exception_leaves_serving_as_it_was_and_stops_the_server_now() 
 
 
 async def test_a_shutdown_with_a_bad_code_closes_nothing() -> None:
-    async with creche.serving(echo, "127.0.0.1") as server:
-        async with creche.connect(server.url) as ws:
-            with pytest.raises(ValueError, match="code 1005"):
-                await server.shutdown(1005)
-            await ws.send("x")
-            assert await ws.receive() == "x"
-            assert not server.draining
+    async with creche.serving(echo, "127.0.0.1") as server, creche.connect(server.url) as ws:
+        with pytest.raises(ValueError, match="code 1005"):
+            await server.shutdown(1005)
+        await ws.send("x")
+        assert await ws.receive() == "x"
+        assert not server.draining
 
 
 async def test_a_cancelled_shutdown_stops_at_once() -> None:
@@ -415,9 +413,10 @@ async def test_a_listening_socket_that_breaks_ends_serve(
 
 
 async def test_a_server_can_be_started_again_on_its_port() -> None:
-    for port in (0, None):
-        async with creche.serving(echo, "127.0.0.1", chosen if port is None else 0) as server:
-            chosen = server.addresses[0][1]
+    port = 0
+    for _ in range(2):
+        async with creche.serving(echo, "127.0.0.1", port) as server:
+            port = server.addresses[0][1]
             async with creche.connect(server.url) as ws:
                 await ws.send("x")
                 assert await ws.receive() == "x"
@@ -465,12 +464,11 @@ async def test_a_handler_that_does_not_close_is_closed_with_1000() -> None:
     async def handler(ws: creche.WebSocket) -> None:
         await ws.send("bye")
 
-    async with creche.serving(handler, "127.0.0.1") as server:
-        async with raw_client(server.url) as peer:
-            assert await peer.receive() == (TEXT, b"bye")
-            assert await peer.receive() == (CLOSE, b"\x03\xe8")
-            await peer.send(CLOSE, b"\x03\xe8")
-            await peer.receive_eof()  # the server closes TCP first
+    async with creche.serving(handler, "127.0.0.1") as server, raw_client(server.url) as peer:
+        assert await peer.receive() == (TEXT, b"bye")
+        assert await peer.receive() == (CLOSE, b"\x03\xe8")
+        await peer.send(CLOSE, b"\x03\xe8")
+        await peer.receive_eof()  # the server closes TCP first
 
 
 async def test_a_handler_that_ends_by_the_end_is_no_failure(

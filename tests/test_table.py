@@ -1,4 +1,4 @@
-"""Every row of the table in docs/structure.md: what happens to handlers and both sides at an end."""
+"""Every row of the table in docs/structure.md: what both sides see of an end."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from support import echo, raw_client, raw_server, settle, two_ends, until
 
 import creche
 from creche.protocol.frames import CLOSE, PING, PONG, TEXT
 from creche.testing import memory_pair
+from support import echo, raw_client, raw_server, settle, two_ends, until
 
 pytestmark = pytest.mark.anyio
 

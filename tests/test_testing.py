@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from support import settle
 
 import creche
 from creche.testing import memory_byte_pair, memory_pair
+from support import settle
 
 pytestmark = pytest.mark.anyio
 

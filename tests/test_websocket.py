@@ -9,12 +9,12 @@ import anyio
 import pytest
 from anyio.abc import ObjectStream
 from anyio.lowlevel import checkpoint
-from support import raw_server, settle, until
 
 import creche
 from creche.background import Budget
 from creche.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 from creche.testing import memory_pair
+from support import raw_server, settle, until
 
 pytestmark = pytest.mark.anyio
 
@@ -22,9 +22,7 @@ pytestmark = pytest.mark.anyio
 # Messages
 
 
-@pytest.mark.parametrize(
-    "message", ["", "é☃🐍", "x" * 100_000, b"", b"\xff\x00", b"x" * 100_000]
-)
+@pytest.mark.parametrize("message", ["", "é☃🐍", "x" * 100_000, b"", b"\xff\x00", b"x" * 100_000])
 async def test_messages_go_both_ways(message: str | bytes) -> None:
     async with memory_pair() as (client, server):
         for source, target in ((client, server), (server, client)):
@@ -97,13 +95,12 @@ async def test_a_receive_that_is_cancelled_loses_nothing() -> None:
 
 
 async def test_two_tasks_cannot_receive_at_once() -> None:
-    async with memory_pair() as (client, server):
-        async with anyio.create_task_group() as tg:
-            tg.start_soon(server.receive)
-            await settle()
-            with pytest.raises(anyio.BusyResourceError):
-                await server.receive()
-            await client.send("for the first one")
+    async with memory_pair() as (client, server), anyio.create_task_group() as tg:
+        tg.start_soon(server.receive)
+        await settle()
+        with pytest.raises(anyio.BusyResourceError):
+            await server.receive()
+        await client.send("for the first one")
 
 
 async def test_a_send_that_is_cancelled_while_it_waits_has_sent_nothing() -> None:

@@ -1,7 +1,5 @@
 """`python -m creche`."""
 
-import sys
-
 from creche.cli import main
 
-sys.exit(main())
+main()

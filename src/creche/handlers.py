@@ -102,8 +102,8 @@ class ConnectionTaskGroup(TaskGroup):
         finally:
             self._connection.leave_group(self)
             del exc_val, exc_tb
-        if exc is not None and not swallowed:
-            return False  # the surrounding scope is cancelled
+        if exc is not None and not swallowed:  # pragma: no cover - AnyIO raises instead
+            return False
         loss = self._connection.loss()
         if loss is not None:
             await checkpoint_if_cancelled()  # a cancellation goes on outwards instead
@@ -128,9 +128,7 @@ class ConnectionTaskGroup(TaskGroup):
     ) -> Any:
         name = name or getattr(coro, "__qualname__", None)
         branch = self._new_branch()
-        return self._group.create_task(
-            self._run_child(branch, coro), name=name, context=context
-        )
+        return self._group.create_task(self._run_child(branch, coro), name=name, context=context)
 
     def _new_branch(self) -> Branch:
         """A child's branch; it is there before the child runs, so that no end is missed."""

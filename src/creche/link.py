@@ -42,7 +42,7 @@ from creche.handlers import Branch, ConnectionTaskGroup, current_branches
 from creche.options import ConnectionOptions
 from creche.protocol.closing import Close
 from creche.protocol.connection import Connection, Outcome, Ping, Side, State
-from creche.transports.base import Transport
+from creche.transports.base import Receiver, Transport
 
 # The outbox is flushed at this size, whatever else may be said in the same turn.
 _FLUSH_SIZE = 2**16
@@ -51,7 +51,7 @@ _FLUSH_SIZE = 2**16
 _CANCELLED_CLOSE_TIMEOUT = 1.0
 
 
-class Link:
+class Link(Receiver):
     """One connection and who waits for it. It knows nothing of the WebSocket in front of it."""
 
     def __init__(

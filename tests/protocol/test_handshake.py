@@ -83,9 +83,7 @@ REFUSALS = [
     (REQUEST.replace("\r\n\r\n", "\r\nOrigin: null\r\n\r\n"), 403, "same-host"),
     (REQUEST.replace("\r\n\r\n", "\r\nOrigin: http://[\r\n\r\n"), 403, "same-host"),
     (
-        REQUEST.replace("\r\n\r\n", "\r\nOrigin: null\r\n\r\n").replace(
-            "server.example.com", ""
-        ),
+        REQUEST.replace("\r\n\r\n", "\r\nOrigin: null\r\n\r\n").replace("server.example.com", ""),
         403,
         "same-host",
     ),
@@ -323,6 +321,18 @@ def test_an_answer_is_taken_with_the_frames_behind_it() -> None:
     assert handshake.response.status == 101
     assert handshake.trailing_data == b"\x81\x00"
     assert handshake.subprotocol is None
+
+
+def test_an_answer_may_come_byte_by_byte() -> None:
+    handshake = ClientHandshake(URI)
+    data = handshake.request_bytes()
+    server = ServerHandshake()
+    request = server.receive_data(data)
+    assert request is not None
+    answer = server.respond(server.accept(request))
+    for i in range(len(answer) - 1):
+        assert handshake.receive_data(answer[i : i + 1]) is None
+    assert handshake.receive_data(answer[-1:]) is handshake.response
 
 
 def test_an_interim_answer_is_passed_over() -> None:

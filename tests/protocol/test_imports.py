@@ -46,9 +46,7 @@ def imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_a_protocol_module_imports_only_what_is_allowed(path: Path) -> None:
-    beyond = {
-        name for name in imports(path) - ALLOWED if not name.startswith("creche.protocol.")
-    }
+    beyond = {name for name in imports(path) - ALLOWED if not name.startswith("creche.protocol.")}
     assert beyond == set()
 
 
@@ -76,8 +74,5 @@ def test_the_build_that_runs_is_the_one_that_was_asked_for() -> None:
 
 def test_every_module_is_listed_and_built_alike() -> None:
     assert {path.stem for path in SOURCES} - {"__init__"} == set(creche.protocol.MODULES)
-    kinds = {
-        creche.protocol._is_compiled(name)
-        for name in creche.protocol.MODULES
-    }
+    kinds = {creche.protocol._is_compiled(name) for name in creche.protocol.MODULES}
     assert kinds == {creche.protocol.COMPILED}

@@ -13,7 +13,11 @@ from creche.protocol.uri import URI, parse_uri
     ("uri", "parsed", "host_header"),
     [
         ("ws://localhost", URI(False, "localhost", 80, "/"), "localhost"),
-        ("ws://localhost:8765/a/b?c=d", URI(False, "localhost", 8765, "/a/b?c=d"), "localhost:8765"),
+        (
+            "ws://localhost:8765/a/b?c=d",
+            URI(False, "localhost", 8765, "/a/b?c=d"),
+            "localhost:8765",
+        ),
         ("wss://Example.COM/?", URI(True, "example.com", 443, "/?"), "example.com"),
         ("wss://example.com:80/", URI(True, "example.com", 80, "/"), "example.com:80"),
         ("ws://[::1]:81/", URI(False, "::1", 81, "/"), "[::1]:81"),

@@ -10,7 +10,6 @@ from typing import Any
 
 import anyio
 import pytest
-from support import count_descriptors, free_port, until
 
 from creche.transports import listening
 from creche.transports.listening import (
@@ -22,6 +21,7 @@ from creche.transports.listening import (
     listening_address,
     remove_unix,
 )
+from support import count_descriptors, free_port, until
 
 pytestmark = pytest.mark.anyio
 
@@ -52,7 +52,7 @@ def fake_addresses(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
     async def getaddrinfo(*args: Any, **options: Any) -> Any:
         return [(socket.AF_INET, 0, 0, "", (host, 0)) for host in hosts]
 
-    monkeypatch.setattr(listening.anyio, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr("anyio.getaddrinfo", getaddrinfo)
 
 
 async def test_another_port_is_tried_if_the_first_free_one_is_taken_elsewhere(
@@ -87,7 +87,7 @@ async def test_a_family_that_the_kernel_lacks_is_passed_over(
     async def getaddrinfo(*args: Any, **options: Any) -> Any:
         return [(255, 0, 0, "", ("x", 0)), (socket.AF_INET, 0, 0, "", ("127.0.0.1", 0))]
 
-    monkeypatch.setattr(listening.anyio, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr("anyio.getaddrinfo", getaddrinfo)
     sockets = await bind_tcp("localhost", 0)
     assert [listening_address(sock)[0] for sock in sockets] == ["127.0.0.1"]
     close_all(sockets)
@@ -105,7 +105,7 @@ async def test_a_port_that_is_taken_is_named_and_shared_only_if_asked_for() -> N
 
 
 async def test_a_host_that_cannot_be_resolved_is_named() -> None:
-    with pytest.raises(OSError, match="cannot resolve no-such-host.invalid"):
+    with pytest.raises(OSError, match=r"cannot resolve no-such-host\.invalid"):
         await bind_tcp("no-such-host.invalid", 0)
 
 
@@ -177,9 +177,9 @@ async def test_running_out_of_descriptors_is_sat_out_and_logged_once_a_second(
     async def wait_readable(sock: Any) -> None:
         await anyio.lowlevel.checkpoint()
 
-    monkeypatch.setattr(listening.anyio, "sleep", sleep)
-    monkeypatch.setattr(listening.anyio, "wait_readable", wait_readable)
-    monkeypatch.setattr(listening.anyio, "current_time", lambda: now)
+    monkeypatch.setattr("anyio.sleep", sleep)
+    monkeypatch.setattr("anyio.wait_readable", wait_readable)
+    monkeypatch.setattr("anyio.current_time", lambda: now)
     accepted: list[Any] = []
     async with anyio.create_task_group() as tg:
         tg.start_soon(accept_loop, listener, accepted.append, logging.getLogger("test"))
@@ -189,6 +189,28 @@ async def test_running_out_of_descriptors_is_sat_out_and_logged_once_a_second(
     assert pauses == [listening.PAUSE] * 5
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert "cannot accept connections for now" in caplog.text
+
+
+async def test_many_connections_at_once_give_others_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    listener: Any = FakeListener(list(range(200)))
+    waits = 0
+
+    async def wait_readable(sock: Any) -> None:
+        nonlocal waits
+        waits += 1
+        await anyio.lowlevel.checkpoint()
+
+    monkeypatch.setattr("anyio.wait_readable", wait_readable)
+    accepted: list[Any] = []
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(accept_loop, listener, accepted.append, logging.getLogger("test"))
+        while len(accepted) < 200:
+            await anyio.lowlevel.checkpoint()
+        tg.cancel_scope.cancel()
+    assert accepted == list(range(200))
+    assert waits >= 4
 
 
 async def test_a_broken_listening_socket_is_an_error() -> None:

@@ -13,20 +13,21 @@ import anyio
 import pytest
 from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSAttribute, TLSStream
-from support import settle, until
 
 from creche.background import Background
 from creche.transports import sockets
 from creche.transports.asyncio_sockets import AsyncioSocketTransport, socket_transport
+from creche.transports.base import NOBODY, Receiver
 from creche.transports.dialing import open_transport
 from creche.transports.sockets import TLS_RECORD, SocketTransport, read_buffer
+from support import settle, until
 
 pytestmark = pytest.mark.anyio
 
 MEGABYTE = bytes(range(256)) * 4096
 
 
-class Recorder:
+class Recorder(Receiver):
     """A receiver that writes down what it is told."""
 
     def __init__(self) -> None:
@@ -73,9 +74,7 @@ async def connected(
         ours, _ = listener.accept()
     theirs.settimeout(10)
     if server_tls is not None and client_tls is not None:
-        tls_ours = server_tls.wrap_socket(
-            ours, server_side=True, do_handshake_on_connect=False
-        )
+        tls_ours = server_tls.wrap_socket(ours, server_side=True, do_handshake_on_connect=False)
         thread = threading.Thread(target=tls_ours.do_handshake)
         thread.start()
         theirs = client_tls.wrap_socket(theirs, server_hostname="localhost")
@@ -231,7 +230,7 @@ async def test_a_reset_by_the_peer_is_reported_once(pair: Any) -> None:
 
 
 async def test_a_failed_write_is_reported_and_is_not_the_end_of_reading(pair: Any) -> None:
-    async with connected(*pair) as (transport, theirs, recorder, background):
+    async with connected(*pair) as (transport, _, recorder, background):
         transport.start(background, recorder)
         transport._sock.shutdown(socket.SHUT_WR)
         transport.outbox += b"x"
@@ -262,7 +261,7 @@ async def test_the_addresses_are_known_after_the_end_too(pair: Any) -> None:
         assert attributes[SocketAttribute.raw_socket]() is transport._sock
         if len(pair) > 1:
             assert attributes[TLSAttribute.server_side]() is True
-            assert attributes[TLSAttribute.peer_certificate_binary]
+            assert attributes[TLSAttribute.peer_certificate_binary]() is None
         else:
             assert TLSAttribute.server_side not in attributes
 
@@ -446,6 +445,25 @@ async def test_a_tls_read_that_wants_to_write_is_repeated_once_writable(kind: Ki
         await until(lambda: recorder.data == b"data")
 
 
+async def test_a_tls_read_that_wants_to_write_waits_together_with_a_write(kind: Kind) -> None:
+    reads: list[Exception | bytes] = [ssl.SSLWantWriteError(), b"data"]
+    async with scripted(kind, reads=reads, writes=[ssl.SSLWantWriteError()]) as (
+        transport,
+        fake,
+        recorder,
+        background,
+        _,
+    ):
+        transport._tls = False  # read nothing at the start
+        transport.start(background, recorder)
+        transport._tls = True
+        transport.outbox += b"x"
+        transport.flush()
+        transport._read_ready()
+        await until(lambda: recorder.data == b"data" and not transport.outbox)
+        assert fake.sent == [b"x", b"x"]
+
+
 async def test_before_start_tls_waits_for_what_it_wants(kind: Kind) -> None:
     writes: list[Exception | None] = [ssl.SSLWantWriteError(), ssl.SSLWantReadError()]
     async with scripted(kind, writes=writes) as (transport, fake, _, _, theirs):
@@ -519,6 +537,15 @@ async def test_what_the_kernel_does_not_tell_is_none(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(sockets, "ioctl", None)
         assert transport.unsent() == 0
         transport.close()
+
+
+async def test_after_the_end_nobody_is_told_anything() -> None:
+    NOBODY.data_received(memoryview(b""))
+    NOBODY.eof_received()
+    NOBODY.output_left()
+    NOBODY.read_failed(OSError())
+    NOBODY.write_failed(OSError())
+    assert vars(NOBODY) == {}
 
 
 async def test_an_abort_where_so_linger_is_unknown_closes(

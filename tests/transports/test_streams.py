@@ -6,17 +6,17 @@ from typing import Any
 import anyio
 import pytest
 from anyio.abc import ByteStream, SocketAttribute
-from support import settle, until
 
 from creche.background import Background
 from creche.testing import memory_byte_pair
 from creche.transports.base import Receiver
 from creche.transports.streams import StreamTransport, as_os_error
+from support import settle, until
 
 pytestmark = pytest.mark.anyio
 
 
-class Recorder:
+class Recorder(Receiver):
     def __init__(self) -> None:
         self.data = bytearray()
         self.told: list[Any] = []

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import h11
@@ -389,7 +389,7 @@ class ClientHandshake:
         self._http.receive_data(bytes(data))
         return self._next_events()
 
-    def receive_eof(self) -> None:
+    def receive_eof(self) -> NoReturn:
         """The server's bytes have ended.
 
         Raises:

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 READ_SIZE = 2**16
 
 
-class Receiver(Protocol):
-    """What a transport reports to. None of these may raise or wait."""
+class Receiver:
+    """What a transport reports to. None of these may raise or wait; here they do nothing."""
 
     def data_received(self, data: memoryview) -> None:
         """Bytes have arrived; `data` is only valid during the call."""
@@ -33,6 +33,9 @@ class Receiver(Protocol):
 
     def write_failed(self, exc: Exception) -> None:
         """Writing failed; the peer's last words may still be read."""
+
+
+NOBODY = Receiver()
 
 
 class TaskStarter(Protocol):
@@ -57,7 +60,7 @@ class Transport(ABC):
         self.outbox = bytearray()
         self.bytes_sent = 0
         self.closed = False
-        self._receiver: Receiver | None = None
+        self._receiver = NOBODY
         self._tasks: TaskStarter | None = None
 
     @property
@@ -121,5 +124,5 @@ class Transport(ABC):
         """Let go of everything that leads back here."""
         self.closed = True
         self.outbox.clear()
-        self._receiver = None
+        self._receiver = NOBODY
         self._tasks = None

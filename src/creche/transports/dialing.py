@@ -102,7 +102,6 @@ async def _connect(family: int, address: Any, local_address: str | None) -> sock
             if code:
                 raise OSError(code, os.strerror(code)) from None
     except BaseException:
-        anyio.notify_closing(sock)
         sock.close()
         raise
     return sock
@@ -152,8 +151,6 @@ async def open_transport(
             await retry(tls, tls.do_handshake)
         return socket_transport(sock)
     except BaseException:
-        if sock.fileno() >= 0:
-            anyio.notify_closing(sock)
         sock.close()
         raise
 

@@ -47,14 +47,15 @@ async def bind_tcp(
     except OSError as exc:
         raise OSError(exc.errno, f"cannot resolve {host}: {exc.strerror}") from None
     addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
-    for last in range(_PORT_ATTEMPTS - 1, -1, -1):
+    attempts = 0
+    while True:
         try:
             return _bind_all(addresses, port, backlog, reuse_port)
         except OSError as exc:
             # A free port of the first address may be taken at the second one.
-            if port != 0 or exc.errno != errno.EADDRINUSE or not last:
+            attempts += 1
+            if port != 0 or exc.errno != errno.EADDRINUSE or attempts == _PORT_ATTEMPTS:
                 raise
-    raise AssertionError("unreachable")
 
 
 def _bind_all(
@@ -78,7 +79,7 @@ def _bind_all(
 
 
 def _bind(sock: socket.socket, address: Any, backlog: int, reuse_port: bool) -> None:
-    if os.name == "posix":
+    if os.name == "posix":  # pragma: no branch
         # On Windows this would let two servers share a port.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if reuse_port:

@@ -19,6 +19,7 @@ import array
 import socket
 import ssl
 import struct
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -29,11 +30,11 @@ from anyio.streams.tls import TLSAttribute
 
 from creche.transports.base import READ_SIZE, Receiver, TaskStarter, Transport
 
-try:
+if sys.platform == "win32":  # pragma: no cover
+    ioctl = None
+else:
     from fcntl import ioctl
     from termios import TIOCOUTQ
-except ImportError:  # pragma: no cover - Windows
-    ioctl, TIOCOUTQ = None, 0  # type: ignore[assignment]
 
 T = TypeVar("T")
 
@@ -144,7 +145,7 @@ class SocketTransport(Transport):
         """Read what is there; returns whether there may be more that no poll tells of."""
         buffer = read_buffer()
         for _ in range(_READS_IN_A_ROW if self._tls else 1):
-            if self._receiver is None or self._paused or self._read_over:
+            if self.closed or self._paused or self._read_over:
                 return False
             try:
                 size = self._sock.recv_into(buffer)
@@ -208,13 +209,13 @@ class SocketTransport(Transport):
     def _write_error(self, exc: OSError) -> None:
         """Not a loss yet: the peer's close frame may be waiting to be read."""
         self.outbox.clear()
-        if self._receiver is not None:
-            self._receiver.write_failed(exc)
+        self._receiver.write_failed(exc)
 
     def _wait_writable(self) -> None:
         """Call `_write_ready` when the socket is writable."""
-        if self._tasks is not None and not self._writing:
+        if not self._writing:
             self._writing = True
+            assert self._tasks is not None
             self._tasks.start_soon(self._write_later)
 
     async def _write_later(self) -> None:
@@ -227,8 +228,7 @@ class SocketTransport(Transport):
     def _write_ready(self) -> None:
         self._writing = False
         self.flush()
-        if self._receiver is not None:
-            self._receiver.output_left()
+        self._receiver.output_left()
         if self._tls:
             self._read_ready()  # it may have been reading that wanted to write
 

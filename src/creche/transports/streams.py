@@ -92,16 +92,14 @@ class StreamTransport(Transport):
             await anyio.aclose_forcefully(self._stream)
 
     async def _read_loop(self) -> None:
-        while self._receiver is not None:
+        while not self.closed:
             if self._paused:
                 await self._resumed.wait()
                 continue
             try:
                 data = await self.receive()
             except OSError as exc:
-                self._read_failed(exc)
-                return
-            if self._receiver is None:
+                self._receiver.read_failed(exc)
                 return
             if not data:
                 self._receiver.eof_received()
@@ -109,23 +107,17 @@ class StreamTransport(Transport):
             with memoryview(data) as view:
                 self._receiver.data_received(view)
 
-    def _read_failed(self, exc: OSError) -> None:
-        if self._receiver is not None:
-            self._receiver.read_failed(exc)
-
     async def _write_loop(self) -> None:
-        while self._receiver is not None:
+        while not self.closed:
             if self.outbox:
                 try:
                     await self._write_some()
                 except Exception as exc:
                     self._write_broken = True
                     self.outbox.clear()
-                    if self._receiver is not None:
-                        self._receiver.write_failed(as_os_error(exc))
+                    self._receiver.write_failed(as_os_error(exc))
                     return
-                if self._receiver is not None:
-                    self._receiver.output_left()
+                self._receiver.output_left()
             elif self._eof_wanted:
                 await self._send_eof()
                 return
