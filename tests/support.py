@@ -14,10 +14,11 @@ import anyio
 from anyio.lowlevel import checkpoint, current_token
 
 import creche
-from creche.protocol.connection import Connection, Side
+from creche.protocol.client_handshake import ClientHandshake
 from creche.protocol.frames import append_frame, parse_header
-from creche.protocol.handshake import ClientHandshake, ServerHandshake
 from creche.protocol.masking import new_key
+from creche.protocol.server_handshake import ServerHandshake
+from creche.protocol.states import Side
 from creche.protocol.uri import parse_uri
 from creche.testing import MemoryByteStream, memory_byte_pair
 
@@ -181,7 +182,6 @@ def free_port() -> int:
 
 
 __all__ = [
-    "Connection",
     "End",
     "MemoryByteStream",
     "RawPeer",

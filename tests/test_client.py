@@ -122,7 +122,7 @@ async def test_a_refusals_body_is_read_to_its_end(answer: bytes, body: bytes) ->
 
 
 async def test_a_refusals_body_is_not_waited_for_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("creche.client._REFUSAL_SECONDS", 0.02)
+    monkeypatch.setattr("creche.opening._REFUSAL_SECONDS", 0.02)
     ours, theirs = memory_byte_pair()
 
     async def serve() -> None:

@@ -388,6 +388,17 @@ async def test_a_shutdown_with_a_bad_code_closes_nothing() -> None:
         assert not server.draining
 
 
+async def test_a_shutdown_does_not_wait_for_a_handshake_that_is_under_way() -> None:
+    async with creche.serving(echo, "127.0.0.1") as server:
+        host, port = server.addresses[0]
+        async with await anyio.connect_tcp(host, port) as stream:
+            await until(lambda: server.stats.accepted)
+            with anyio.fail_after(5):
+                await server.shutdown(grace=60)
+            with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+                await stream.receive()
+
+
 async def test_a_cancelled_shutdown_stops_at_once() -> None:
     async def stubborn(ws: creche.WebSocket) -> None:
         await anyio.sleep_forever()
@@ -493,7 +504,7 @@ async def test_what_nobody_foresaw_is_logged_and_the_server_lives(
 ) -> None:
     async with creche.serving(echo, "127.0.0.1") as server:
         with monkeypatch.context() as patch:
-            patch.setattr("creche.server._shake_hands", None)
+            patch.setattr("creche.server.answer", None)
             host, port = server.addresses[0]
             async with await anyio.connect_tcp(host, port):
                 await until(lambda: caplog.records)

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Literal
 
 from creche.protocol.closing import Close
-from creche.protocol.connection import Side, encode_message
 from creche.protocol.frames import append_frame
+from creche.protocol.messages import encode_message
+from creche.protocol.states import Side
 from creche.websocket import Message, WebSocket
 
 # Writing to a peer at once is cheaper than leaving it to the end of the turn, but so many system

@@ -13,19 +13,15 @@ from anyio.abc import ByteStream
 
 from creche.background import Background
 from creche.link import Link
+from creche.opening import ask
 from creche.options import ClientHandshakeOptions, ClientOptions, client_options
-from creche.protocol.connection import Side
-from creche.protocol.exceptions import InvalidStatus
-from creche.protocol.handshake import ClientHandshake
-from creche.protocol.http import Response
+from creche.protocol.client_handshake import ClientHandshake
+from creche.protocol.states import Side
 from creche.protocol.uri import URI, parse_uri
 from creche.transports.base import Transport
 from creche.transports.dialing import client_context, dial_tcp, dial_unix, open_transport
 from creche.transports.streams import StreamTransport, TrioStream
 from creche.websocket import WebSocket
-
-# A refusing server's answer is worth waiting for, but not for long.
-_REFUSAL_SECONDS = 1.0
 
 _Open = Callable[[URI, ClientOptions], Awaitable[Transport]]
 
@@ -116,7 +112,7 @@ async def _connected(
         with anyio.move_on_after(seconds) as scope:
             transport = await open_transport_to(target, options)
             try:
-                response = await _shake_hands(transport, handshake)
+                response = await ask(transport, handshake)
             except BaseException:
                 with anyio.CancelScope(shield=True):
                     await transport.aclose_forcefully()
@@ -164,28 +160,3 @@ async def _secure(sock: object, target: URI, options: ClientOptions) -> Transpor
         context,
         server_hostname=(options["server_hostname"] or target.host) if context else None,
     )
-
-
-async def _shake_hands(transport: Transport, handshake: ClientHandshake) -> Response:
-    transport.outbox += handshake.request_bytes()
-    await transport.drain()
-    while True:
-        data = await transport.receive()
-        if not data:
-            handshake.receive_eof()
-        response = handshake.receive_data(data)
-        if response is not None:
-            return response
-        if handshake.refusal is not None:
-            await _read_refusal(transport, handshake)
-            raise InvalidStatus(handshake.refusal)
-
-
-async def _read_refusal(transport: Transport, handshake: ClientHandshake) -> None:
-    """Read the body of another answer than 101, as far as it comes soon."""
-    with anyio.move_on_after(_REFUSAL_SECONDS):
-        while True:
-            data = await transport.receive()
-            if not data:
-                handshake.receive_eof()
-            handshake.receive_data(data)

@@ -41,7 +41,9 @@ from creche.exceptions import (
 from creche.handlers import Branch, ConnectionTaskGroup, current_branches
 from creche.options import ConnectionOptions
 from creche.protocol.closing import Close
-from creche.protocol.connection import Connection, Outcome, Ping, Side, State
+from creche.protocol.connection import Connection
+from creche.protocol.pings import Ping
+from creche.protocol.states import Outcome, Side, State
 from creche.transports.base import Receiver, Transport
 
 # The outbox is flushed at this size, whatever else may be said in the same turn.

@@ -12,14 +12,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypedDict, cast
 
 from creche._version import __version__
-from creche.protocol.handshake import (
-    Origins,
-    SelectSubprotocol,
-    check_origins,
-    check_subprotocols,
-)
+from creche.protocol.handshake import check_subprotocols
 from creche.protocol.headers import Headers, HeadersLike
 from creche.protocol.http import Request, Response
+from creche.protocol.server_handshake import Origins, SelectSubprotocol, check_origins
 
 ProcessRequest = Callable[[Request], Response | Awaitable[Response | None] | None]
 ProcessResponse = Callable[[Request, Response], Response | Awaitable[Response | None] | None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -16,12 +15,11 @@ from anyio.abc import ByteStream, Listener, TaskStatus
 from creche.background import Background
 from creche.exceptions import ConnectionClosedError, HandshakeError
 from creche.link import Link
+from creche.opening import answer
 from creche.options import ServerHandshakeOptions, ServerOptions, server_options
 from creche.protocol.closing import make_close
-from creche.protocol.connection import Side
-from creche.protocol.exceptions import InvalidMessage, Rejection
-from creche.protocol.handshake import ServerHandshake, reject
-from creche.protocol.http import Request, Response
+from creche.protocol.server_handshake import ServerHandshake
+from creche.protocol.states import Side
 from creche.transports.base import Transport
 from creche.transports.dialing import open_transport
 from creche.transports.listening import (
@@ -38,11 +36,6 @@ from creche.transports.streams import StreamTransport, TrioStream
 from creche.websocket import Handler, WebSocket
 
 T = TypeVar("T")
-
-# A refused client is given so long, and may send so much more, before the connection is closed:
-# closing it with unread input would destroy our answer on its way.
-_LINGER_SECONDS = 1.0
-_LINGER_BYTES = 2**16
 
 
 async def serve(
@@ -164,7 +157,7 @@ async def server_websocket(
     async with Background() as background:
         transport = StreamTransport(stream)
         seconds = settings["open_timeout"]
-        ws = await _within(seconds, lambda: _accept(transport, background, settings))
+        ws = await _within(seconds, lambda: _accept(transport, background, settings, lambda: False))
         async with ws:
             yield ws
 
@@ -217,6 +210,7 @@ class Server:
         self._host = host
         self._accepting: list[anyio.CancelScope] = []
         self._clients: set[anyio.CancelScope] = set()
+        self._opening: set[anyio.CancelScope] = set()  # clients whose handshake is under way
         self._links: set[Link] = set()
         self._idle = anyio.Event()
         self._stopped = anyio.Event()
@@ -246,9 +240,10 @@ class Server:
     async def shutdown(self, code: int = 1001, reason: str = "", grace: float = 10) -> None:
         """Stop accepting, close every connection, and stop.
 
-        Every peer is sent a close frame at once; handlers see the end of the stream. Those that
-        are not done after `grace` seconds are cancelled. Cancelling shutdown() cancels them now.
-        A handler that calls it is one of those it waits for.
+        Every peer is sent a close frame at once; handlers see the end of the stream. Opening
+        handshakes under way are dropped. Handlers that are not done after `grace` seconds are
+        cancelled; cancelling shutdown() cancels them now. A handler that calls it is one of those
+        it waits for.
 
         Args:
             code: the close code to send.
@@ -260,6 +255,8 @@ class Server:
         """
         close = make_close(code, reason)
         self._stop_accepting()
+        for scope in list(self._opening):
+            scope.cancel()
         for link in list(self._links):
             link.begin_close(close)
         try:
@@ -359,13 +356,16 @@ class Server:
         self.stats.accepted += 1
         with anyio.CancelScope() as scope:
             self._clients.add(scope)
+            self._opening.add(scope)
             try:
                 ws = await self._open(open_transport_of)
+                self._opening.discard(scope)
                 if ws is not None:
                     await self._handle(ws)
             except Exception:
                 self._logger.exception("a connection failed; please report it")
             finally:
+                self._opening.discard(scope)
                 self._clients.discard(scope)
                 if not self._clients:
                     self._idle.set()
@@ -377,7 +377,7 @@ class Server:
 
         async def accept() -> WebSocket:
             transport = await open_transport_of()
-            return await _accept(transport, self._background, self._options, self)
+            return await _accept(transport, self._background, self._options, lambda: self.draining)
 
         try:
             ws = await _within(self._options["open_timeout"], accept)
@@ -438,7 +438,7 @@ async def _accept(
     transport: Transport,
     background: Background,
     options: ServerHandshakeOptions,
-    server: Server | None = None,
+    is_draining: Callable[[], bool],
 ) -> WebSocket:
     """The opening handshake on a new transport, which is closed if it fails."""
     try:
@@ -449,7 +449,7 @@ async def _accept(
             max_header_bytes=options["max_header_bytes"],
             extra_attributes=transport.extra_attributes,
         )
-        request, response = await _shake_hands(transport, handshake, options, server)
+        request, response = await answer(transport, handshake, options, is_draining)
     except BaseException:
         with anyio.CancelScope(shield=True):
             await transport.aclose_forcefully()
@@ -469,91 +469,3 @@ async def _within(seconds: float | None, function: Callable[[], Awaitable[T]]) -
     with anyio.move_on_after(seconds):
         return await function()
     raise TimeoutError(f"the opening handshake took over {seconds:g} s")
-
-
-async def _shake_hands(
-    transport: Transport,
-    handshake: ServerHandshake,
-    options: ServerHandshakeOptions,
-    server: Server | None,
-) -> tuple[Request, Response]:
-    try:
-        request = await _read_request(transport, handshake)
-        if server is not None and server.draining:
-            raise reject(503, "the server is shutting down")
-        response = await _decide(request, handshake, options)
-    except Rejection as refusal:
-        await _refuse(transport, _answer(refusal.response, handshake, options))
-        raise
-    transport.outbox += _answer(response, handshake, options)
-    await transport.drain()
-    return request, response
-
-
-async def _read_request(transport: Transport, handshake: ServerHandshake) -> Request:
-    while True:
-        data = await transport.receive()
-        if not data:
-            raise InvalidMessage("the client closed the connection before it asked")
-        request = handshake.receive_data(data)
-        if request is not None:
-            return request
-
-
-async def _decide(
-    request: Request, handshake: ServerHandshake, options: ServerHandshakeOptions
-) -> Response:
-    """The answer 101; anything else is raised as a Rejection."""
-    try:
-        if options["process_request"] is not None:
-            answer = await _call(options["process_request"], request)
-            if answer is not None:
-                raise Rejection(answer)
-        response = handshake.accept(request)
-        if options["process_response"] is not None:
-            response = await _call(options["process_response"], request, response) or response
-            if response.status != 101:
-                raise Rejection(response)
-    except Rejection:
-        raise
-    except Exception:
-        options["logger"].exception("deciding about an opening handshake failed")
-        raise reject(500, "the server failed to decide about the request") from None
-    return response
-
-
-async def _call(hook: Callable[..., Any], *args: Any) -> Any:
-    """Call a hook that may be sync or async; what it returns is a Response or None."""
-    answer = hook(*args)
-    if inspect.isawaitable(answer):
-        answer = await answer
-    if answer is not None and not isinstance(answer, Response):
-        raise TypeError(f"{hook} must return a Response or None, not {type(answer).__name__}")
-    return answer
-
-
-def _answer(
-    response: Response, handshake: ServerHandshake, options: ServerHandshakeOptions
-) -> bytes:
-    """The bytes of a response; of a 500 where a hook has made one that cannot be sent."""
-    if options["server_header"] is not None:
-        response.headers.add_default("Server", options["server_header"])
-    try:
-        return handshake.respond(response)
-    except ValueError:
-        options["logger"].exception("a response cannot be sent")
-        return handshake.respond(reject(500, "the server failed to answer").response)
-
-
-async def _refuse(transport: Transport, answer: bytes) -> None:
-    """Send an answer and let the client read it."""
-    transport.outbox += answer
-    await transport.drain()
-    transport.send_eof()
-    with anyio.move_on_after(_LINGER_SECONDS):
-        left = _LINGER_BYTES
-        while left > 0:
-            data = await transport.receive()
-            if not data:
-                break
-            left -= len(data)

@@ -12,8 +12,9 @@ from anyio.abc import ByteStream
 from creche.background import Background
 from creche.link import Link
 from creche.options import ConnectionOptions, client_options
-from creche.protocol.connection import Side
-from creche.protocol.handshake import ClientHandshake, ServerHandshake
+from creche.protocol.client_handshake import ClientHandshake
+from creche.protocol.server_handshake import ServerHandshake
+from creche.protocol.states import Side
 from creche.protocol.uri import parse_uri
 from creche.transports.streams import StreamTransport
 from creche.websocket import WebSocket

@@ -16,8 +16,8 @@ from creche.exceptions import EndOfMessages
 from creche.handlers import ConnectionTaskGroup
 from creche.link import Link
 from creche.protocol.closing import Close, make_close
-from creche.protocol.connection import encode_message
 from creche.protocol.http import Request, Response
+from creche.protocol.messages import encode_message
 
 Message = str | bytes | bytearray | memoryview
 Handler = Callable[["WebSocket"], Awaitable[object]]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from creche.protocol.client_handshake import ClientHandshake
 from creche.protocol.exceptions import (
     HandshakeError,
     InvalidHeader,
@@ -15,14 +16,9 @@ from creche.protocol.exceptions import (
     NegotiationError,
     Rejection,
 )
-from creche.protocol.handshake import (
-    ClientHandshake,
-    ServerHandshake,
-    accept_key,
-    check_origins,
-    check_subprotocols,
-)
+from creche.protocol.handshake import accept_key, check_subprotocols
 from creche.protocol.http import MAX_BODY_BYTES, Request, Response
+from creche.protocol.server_handshake import ServerHandshake, check_origins
 from creche.protocol.uri import parse_uri
 
 URI = parse_uri("ws://localhost:8765/chat")

@@ -62,6 +62,13 @@ def test_a_bad_uri_is_named_with_what_is_wrong(uri: str, why: str) -> None:
     assert str(caught.value).startswith("uri ")
 
 
+def test_credentials_are_not_told_in_the_text() -> None:
+    with pytest.raises(InvalidURI) as caught:
+        parse_uri("http://me:secret@host/path?token=secret")
+    assert "secret" not in str(caught.value)
+    assert "//***@host/path" in str(caught.value)
+
+
 def test_a_uri_is_a_str() -> None:
     uri: Any = b"ws://localhost/"
     with pytest.raises(TypeError, match="uri must be a str, not bytes"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 
 MODULES = (
+    "client_handshake",
     "closing",
     "connection",
     "exceptions",
@@ -18,6 +19,9 @@ MODULES = (
     "http",
     "masking",
     "messages",
+    "pings",
+    "server_handshake",
+    "states",
     "timers",
     "uri",
 )

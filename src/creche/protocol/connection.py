@@ -17,7 +17,7 @@ indivisible step. The caller looks at `state`, `ended`, `outcome` and `outbox` a
 
 Invariants:
 
-1. The state changes only by TRANSITIONS, only in `_move`.
+1. The state changes only by TRANSITIONS (in states.py), only in `_move`.
 2. After our close frame nothing else is appended to the outbox, apart from what waited before it.
 3. What the peer did wrong takes its place in the stream: messages that were whole before it are
    still taken, and answered. The close frame that tells the peer is sent when `next_message` gets
@@ -28,98 +28,26 @@ Invariants:
 
 from __future__ import annotations
 
-import os
-from enum import Enum
-
 from creche.protocol.closing import MAX_REASON_BYTES, NORMAL_CODES, Close, parse_close
 from creche.protocol.exceptions import PeerError
 from creche.protocol.frames import (
-    BINARY,
     CLOSE,
     CONTINUATION,
     PING,
     PONG,
-    TEXT,
     append_frame,
     parse_header,
 )
 from creche.protocol.masking import apply_mask, new_key
 from creche.protocol.messages import Inbox
+from creche.protocol.pings import Ping, Pings
+from creche.protocol.states import TRANSITIONS, Event, Outcome, Side, State
 from creche.protocol.timers import Timers, Verdict
 
 # After a violation so much of what still arrives is read and dropped, and for so long: closing a
 # socket with unread input would destroy our close frame on its way.
 DRAIN_BYTES = 2**20
 DRAIN_SECONDS = 1.0
-
-
-class Side(Enum):
-    CLIENT = "client"
-    SERVER = "server"
-
-
-class State(Enum):
-    """Where the connection stands (RFC 6455 7.1)."""
-
-    OPEN = "open"
-    CLOSING = "closing"  # our close frame is sent, the peer's has not come
-    FAILING = "failing"  # the peer broke the protocol and has not been told yet
-    CLOSED = "closed"  # nothing more is sent or read as frames; the transport is still to end
-    LOST = "lost"  # the transport is of no more use
-
-
-class Event(Enum):
-    CLOSE_SENT = "close sent"
-    CLOSE_RECEIVED = "close received"
-    VIOLATION = "violation"
-    TRANSPORT_LOST = "transport lost"
-
-
-TRANSITIONS: dict[State, dict[Event, State]] = {
-    State.OPEN: {
-        Event.CLOSE_SENT: State.CLOSING,
-        Event.CLOSE_RECEIVED: State.CLOSED,  # answered in the same step
-        Event.VIOLATION: State.FAILING,
-        Event.TRANSPORT_LOST: State.LOST,
-    },
-    State.CLOSING: {
-        Event.CLOSE_RECEIVED: State.CLOSED,
-        Event.VIOLATION: State.CLOSED,  # our close frame is out: there is nothing left to say
-        Event.TRANSPORT_LOST: State.LOST,
-    },
-    State.FAILING: {
-        Event.CLOSE_SENT: State.CLOSED,
-        Event.TRANSPORT_LOST: State.LOST,
-    },
-    State.CLOSED: {
-        Event.TRANSPORT_LOST: State.LOST,
-    },
-    State.LOST: {},
-}
-
-
-class Outcome(Enum):
-    """How the connection ended."""
-
-    NORMAL = "normal"
-    ABNORMAL = "abnormal"
-
-
-class Ping:
-    """A ping that we sent.
-
-    Attributes:
-        payload: its application data.
-        sent_at: the time it was sent.
-        latency: seconds until its pong, None until that came.
-    """
-
-    __slots__ = ("latency", "payload", "sent_at")
-
-    def __init__(self, payload: bytes, sent_at: float) -> None:
-        self.payload = payload
-        self.sent_at = sent_at
-        self.latency: float | None = None
 
 
 class Connection:
@@ -170,7 +98,7 @@ class Connection:
         self.latency: float | None = None  # seconds, of the last ping with a pong
         self._masking = side is Side.CLIENT
         self._write_limit = write_limit
-        self._pings: dict[bytes, Ping] = {}
+        self._pings = Pings()
         self._keepalive: bytes | None = None
         self._pong_waiting: bytes | None = None
         self._discarding = False
@@ -362,20 +290,16 @@ class Connection:
             ValueError: a ping with this payload is unanswered, or it is longer than 125 bytes.
         """
         if payload is None:
-            payload = os.urandom(4)
-            while payload in self._pings:
-                payload = os.urandom(4)
+            payload = self._pings.make_payload()
         elif payload in self._pings:
             raise ValueError(f"data {payload!r} is that of a ping without an answer yet")
         self._send_control(PING, payload)
-        ping = Ping(payload, now)
-        self._pings[payload] = ping
         self.timers.expect_pong(now)
-        return ping
+        return self._pings.add(payload, now)
 
     def forget_ping(self, ping: Ping) -> None:
         """Nobody waits for this ping any more."""
-        self._pings.pop(ping.payload, None)
+        self._pings.forget(ping.payload)
 
     def send_pong(self, payload: bytes) -> None:
         """Append an unsolicited pong (RFC 6455 5.5.3).
@@ -437,11 +361,9 @@ class Connection:
         return answered
 
     def _pong_received(self, payload: bytes, now: float) -> None:
-        # It answers this ping and every earlier one (RFC 6455 5.5.3).
-        while payload in self._pings:
-            ping = self._pings.pop(next(iter(self._pings)))
-            ping.latency = self.latency = now - ping.sent_at
+        for ping in self._pings.answer(payload, now):
             self.answered.append(ping)
+            self.latency = ping.latency
         if not self._pings:
             self.timers.all_answered()
 
@@ -522,22 +444,5 @@ class Connection:
     def _send_keepalive(self, now: float) -> None:
         # Where nothing is expected of it (no ping_timeout), an unanswered one is forgotten.
         if self._keepalive is not None:
-            self._pings.pop(self._keepalive, None)
+            self._pings.forget(self._keepalive)
         self._keepalive = self.send_ping(None, now).payload
-
-
-def encode_message(message: object) -> tuple[int, bytes | memoryview]:
-    """The opcode and payload of a message.
-
-    Raises:
-        TypeError: `message` is neither str nor bytes-like.
-        ValueError: a str with lone surrogates, which UTF-8 does not have.
-    """
-    if isinstance(message, str):
-        return TEXT, message.encode()
-    if isinstance(message, bytes):
-        return BINARY, message
-    if isinstance(message, bytearray | memoryview):
-        view = memoryview(message)
-        return BINARY, view.cast("B") if view.c_contiguous else view.tobytes()
-    raise TypeError(f"message must be str or bytes-like, not {type(message).__name__}")

@@ -7,6 +7,7 @@ AnyIO's, and this layer does not know AnyIO.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,7 +48,12 @@ class HandshakeError(WebSocketError):
 
 
 class InvalidURI(HandshakeError, ValueError):
-    """The URI is not one of a WebSocket (RFC 6455 3)."""
+    """The URI is not one of a WebSocket (RFC 6455 3).
+
+    Attributes:
+        uri: the URI as it was given; its user and query are not in the text.
+        why: what is wrong with it.
+    """
 
     def __init__(self, uri: str, why: str) -> None:
         super().__init__(uri, why)
@@ -55,7 +61,8 @@ class InvalidURI(HandshakeError, ValueError):
         self.why = why
 
     def __str__(self) -> str:
-        return f"uri {self.uri!r} {self.why}"
+        shown = re.sub(r"//[^/@]*@", "//***@", self.uri.partition("?")[0])
+        return f"uri {shown!r} {self.why}"
 
 
 class InvalidMessage(HandshakeError):

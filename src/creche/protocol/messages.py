@@ -12,7 +12,7 @@ import codecs
 from collections import deque
 
 from creche.protocol.exceptions import PayloadTooBig, ProtocolError
-from creche.protocol.frames import CONTINUATION, TEXT
+from creche.protocol.frames import BINARY, CONTINUATION, TEXT
 
 Part = tuple[str | bytes, int, bool]
 
@@ -24,6 +24,23 @@ PART_SIZE = 0x10000
 _MAX_PIECES = 256
 
 _new_decoder = codecs.getincrementaldecoder("utf-8")
+
+
+def encode_message(message: object) -> tuple[int, bytes | memoryview]:
+    """The opcode and payload of a message.
+
+    Raises:
+        TypeError: `message` is neither str nor bytes-like.
+        ValueError: a str with lone surrogates, which UTF-8 does not have.
+    """
+    if isinstance(message, str):
+        return TEXT, message.encode()
+    if isinstance(message, bytes):
+        return BINARY, message
+    if isinstance(message, bytearray | memoryview):
+        view = memoryview(message)
+        return BINARY, view.cast("B") if view.c_contiguous else view.tobytes()
+    raise TypeError(f"message must be str or bytes-like, not {type(message).__name__}")
 
 
 def decode_text(data: bytes | bytearray | memoryview) -> str:

@@ -1,0 +1,178 @@
+# cython: annotation_typing=False
+"""The client's side of the opening handshake (RFC 6455 4.1)."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Sequence
+from typing import NoReturn
+
+import h11
+
+from creche.protocol.exceptions import (
+    InvalidHeader,
+    InvalidMessage,
+    InvalidStatus,
+    NegotiationError,
+)
+from creche.protocol.handshake import (
+    VERSION,
+    accept_key,
+    check_subprotocols,
+    check_upgrade,
+    single,
+)
+from creche.protocol.headers import Headers, HeadersLike
+from creche.protocol.http import (
+    MAX_BODY_BYTES,
+    HeadReader,
+    Request,
+    Response,
+    decode_headers,
+    encode_headers,
+    trailing_data,
+)
+from creche.protocol.uri import URI
+
+
+class ClientHandshake:
+    """The client's side: writes the request, reads the answer, checks it.
+
+    Args:
+        uri: what to connect to.
+        origin: the value of the Origin header; None for no such header.
+        subprotocols: what to offer, the preferred first.
+        additional_headers: further header fields.
+        user_agent_header: the value of the User-Agent header; None for no such header.
+        max_header_bytes: the largest head of an answer, in bytes.
+
+    Raises:
+        TypeError, ValueError: an argument cannot stand in a header.
+    """
+
+    def __init__(
+        self,
+        uri: URI,
+        *,
+        origin: str | None = None,
+        subprotocols: Sequence[str] = (),
+        additional_headers: HeadersLike | None = None,
+        user_agent_header: str | None = None,
+        max_header_bytes: int = 2**14,
+    ) -> None:
+        self._subprotocols = check_subprotocols(subprotocols)
+        self._key = base64.b64encode(os.urandom(16)).decode()
+        self._head = HeadReader(max_header_bytes)
+        self._http = h11.Connection(h11.CLIENT)
+        self.refusal: Response | None = None  # another answer than 101, so far
+        self._in_head = True  # h11 bounds what comes after an interim answer
+        self.subprotocol: str | None = None
+        self.response: Response | None = None
+        headers = Headers([("Host", uri.host_header)])
+        headers.add("Upgrade", "websocket")
+        headers.add("Connection", "Upgrade")
+        headers.add("Sec-WebSocket-Key", self._key)
+        headers.add("Sec-WebSocket-Version", VERSION)
+        if origin is not None:
+            headers.add("Origin", origin)
+        if self._subprotocols:
+            headers.add("Sec-WebSocket-Protocol", ", ".join(self._subprotocols))
+        ours = frozenset(headers)
+        for name, value in Headers(additional_headers or ()).fields:
+            if name.lower() in ours:
+                raise ValueError(f"additional_headers: {name} is set by the opening handshake")
+            headers.add(name, value)
+        if uri.authorization is not None:
+            headers.add_default("Authorization", uri.authorization)
+        if user_agent_header is not None:
+            headers.add_default("User-Agent", user_agent_header)
+        self.request = Request(uri.resource, headers)
+
+    @property
+    def trailing_data(self) -> bytes:
+        """What the server sent after its answer."""
+        return trailing_data(self._http)
+
+    def request_bytes(self) -> bytes:
+        """The bytes of the request."""
+        request = h11.Request(
+            method=b"GET",
+            target=self.request.path.encode(),
+            headers=encode_headers(self.request.headers),
+        )
+        data = self._http.send(request) or b""
+        return data + (self._http.send(h11.EndOfMessage()) or b"")
+
+    def receive_data(self, data: bytes | memoryview) -> Response | None:
+        """Take bytes; the answer 101 once it is complete.
+
+        Raises:
+            InvalidStatus: another answer, complete with its body.
+            HandshakeError: an answer that breaks RFC 6455 4.1.
+        """
+        if self._in_head:
+            head = self._head.receive_data(data)
+            if head is None:
+                return None
+            self._in_head = False
+            data = head
+        self._http.receive_data(bytes(data))
+        return self._next_events()
+
+    def receive_eof(self) -> NoReturn:
+        """The server's bytes have ended.
+
+        Raises:
+            InvalidStatus: in the middle of the body of another answer than 101.
+            InvalidMessage: before the answer.
+        """
+        if self.refusal is not None:
+            raise InvalidStatus(self.refusal)
+        raise InvalidMessage("the server closed the connection before it answered")
+
+    def _next_events(self) -> Response | None:
+        while True:
+            try:
+                event = self._http.next_event()
+            except h11.RemoteProtocolError as exc:
+                if self.refusal is not None:
+                    raise InvalidStatus(self.refusal) from None
+                raise InvalidMessage(f"the server's answer is not HTTP/1.1: {exc}") from None
+            if isinstance(event, h11.InformationalResponse):
+                if event.status_code != 101:
+                    continue  # 100 or 103: the answer is still to come
+                response = Response(101, decode_headers(event.headers))
+                self._check(response, event.http_version)
+                self.response = response
+                return response
+            if isinstance(event, h11.Response):
+                self.refusal = Response(event.status_code, decode_headers(event.headers))
+            elif isinstance(event, h11.Data) and self.refusal is not None:
+                body = self.refusal.body + event.data
+                self.refusal.body = body[:MAX_BODY_BYTES]
+                if len(body) >= MAX_BODY_BYTES:
+                    raise InvalidStatus(self.refusal)
+            elif event is h11.NEED_DATA:
+                return None
+            else:
+                self.receive_eof()
+
+    def _check(self, response: Response, http_version: bytes) -> None:
+        headers = response.headers
+        if http_version != b"1.1":
+            raise InvalidMessage(f"101 over HTTP/{http_version.decode()}, not HTTP/1.1")
+        check_upgrade(headers)
+        accept = single(headers, "Sec-WebSocket-Accept")
+        if accept != accept_key(self._key):
+            raise InvalidHeader("Sec-WebSocket-Accept", accept, ": it does not match our key")
+        if "Sec-WebSocket-Extensions" in headers:
+            extensions = headers["Sec-WebSocket-Extensions"]
+            raise NegotiationError(f"the server chose extensions not asked for: {extensions}")
+        if "Sec-WebSocket-Protocol" in headers:
+            subprotocol = single(headers, "Sec-WebSocket-Protocol")
+            if subprotocol not in self._subprotocols:
+                raise NegotiationError(
+                    f"the server chose a subprotocol not asked for: {subprotocol}"
+                )
+            self.subprotocol = subprotocol

@@ -1,0 +1,252 @@
+# cython: annotation_typing=False
+"""The server's side of the opening handshake (RFC 6455 4.2)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import h11
+
+from creche.protocol.exceptions import (
+    InvalidHeader,
+    InvalidMessage,
+    InvalidUpgrade,
+    Rejection,
+)
+from creche.protocol.handshake import VERSION, accept_key, check_upgrade, single
+from creche.protocol.headers import Headers, HeadersLike
+from creche.protocol.http import (
+    HeadReader,
+    HeadTooLarge,
+    Request,
+    Response,
+    decode_headers,
+    encode_headers,
+    trailing_data,
+)
+
+Origin = str | re.Pattern[str] | None
+Origins = Sequence[Origin] | str | None
+SelectSubprotocol = Callable[[Request, Sequence[str]], str | None]
+
+# These reach process_request; only a GET can become a WebSocket.
+_METHODS = ("GET", "HEAD", "OPTIONS")
+
+
+class ServerHandshake:
+    """The server's side: reads the request, checks it, writes the answer.
+
+    Args:
+        origins: the origins that are allowed: "same-host", None for every one, or a sequence of
+            str, patterns that must match whole, and None for requests without an Origin header.
+        subprotocols: the supported ones, the preferred first.
+        select_subprotocol: chooses instead, from those that the client offers.
+        max_header_bytes: the largest head of a request, in bytes.
+        extra_attributes: what the request's `extra` looks up.
+    """
+
+    def __init__(
+        self,
+        *,
+        origins: Origins = "same-host",
+        subprotocols: Sequence[str] = (),
+        select_subprotocol: SelectSubprotocol | None = None,
+        max_header_bytes: int = 2**14,
+        extra_attributes: Mapping[Any, Callable[[], Any]] | None = None,
+    ) -> None:
+        self.request: Request | None = None
+        self.subprotocol: str | None = None
+        self._origins = origins
+        self._subprotocols = subprotocols
+        self._select_subprotocol = select_subprotocol
+        self._extra_attributes = extra_attributes
+        self._first_byte: bytes | None = None
+        self._head = HeadReader(max_header_bytes)
+        self._http = h11.Connection(h11.SERVER)
+
+    @property
+    def trailing_data(self) -> bytes:
+        """What the client sent after its request."""
+        return trailing_data(self._http)
+
+    def receive_data(self, data: bytes | memoryview) -> Request | None:
+        """Take bytes; the request once it is complete.
+
+        Raises:
+            Rejection: it is not a request that we answer otherwise.
+        """
+        if self._first_byte is None:
+            self._first_byte = bytes(data[:1])
+            if not (self._first_byte.isalpha() or self._first_byte in b"\r\n"):
+                # Told at once: a client that speaks TLS would wait for an answer for long.
+                raise reject(400, "bad request: this is not HTTP; is it TLS?")
+        try:
+            head = self._head.receive_data(data)
+        except HeadTooLarge as exc:
+            raise reject(414 if exc.in_first_line else 431, str(exc)) from None
+        if head is None:
+            return None
+        first_line = head.lstrip(b"\r\n").partition(b"\n")[0].rstrip(b"\r")
+        version = re.search(rb" HTTP/(\d+\.\d+)$", first_line)
+        if version is not None and version[1] != b"1.1":
+            raise reject(505, "the opening handshake needs HTTP/1.1")
+        self._http.receive_data(head)
+        try:
+            event = self._http.next_event()
+            assert isinstance(event, h11.Request)
+            headers = decode_headers(event.headers)
+        except (h11.RemoteProtocolError, InvalidMessage) as exc:
+            raise reject(400, f"bad request: {exc}") from None
+        self.request = request = Request(
+            event.target.decode("latin-1"),
+            headers,
+            method=event.method.decode("latin-1"),
+            extra_attributes=self._extra_attributes,
+        )
+        if request.method not in _METHODS:
+            raise self._method_not_allowed()
+        if not isinstance(self._http.next_event(), h11.EndOfMessage):
+            raise reject(400, "a request with a body cannot become a WebSocket")
+        return request
+
+    @staticmethod
+    def _method_not_allowed() -> Rejection:
+        return reject(405, "only GET can become a WebSocket", [("Allow", "GET")])
+
+    def accept(self, request: Request) -> Response:
+        """The answer 101 to a request that asks for a WebSocket (RFC 6455 4.2).
+
+        Raises:
+            Rejection: it does not ask for one properly, or not for one that is allowed here.
+        """
+        if request.method != "GET":
+            raise self._method_not_allowed()
+        headers = request.headers
+        upgrade = [("Upgrade", "websocket"), ("Connection", "Upgrade")]
+        try:
+            check_upgrade(headers)
+        except InvalidUpgrade as exc:
+            raise reject(426, f"this is a WebSocket server: {exc}", upgrade) from None
+        try:
+            key = single(headers, "Sec-WebSocket-Key")
+            if len(base64.b64decode(key, validate=True)) != 16:
+                raise InvalidHeader("Sec-WebSocket-Key", key, ": it is not 16 bytes in base64")
+            version = single(headers, "Sec-WebSocket-Version")
+        except InvalidHeader as exc:
+            raise reject(400, str(exc)) from None
+        except binascii.Error:
+            raise reject(400, "the Sec-WebSocket-Key header is not base64") from None
+        if version != VERSION:
+            extra = [*upgrade, ("Sec-WebSocket-Version", VERSION)]
+            raise reject(426, f"Sec-WebSocket-Version {version} is not supported", extra)
+        self._check_origin(headers)
+        self.subprotocol = self._choose_subprotocol(request)
+        response = Response(101, [*upgrade, ("Sec-WebSocket-Accept", accept_key(key))])
+        if self.subprotocol is not None:
+            response.headers.add("Sec-WebSocket-Protocol", self.subprotocol)
+        return response
+
+    def _check_origin(self, headers: Headers) -> None:
+        """A browser tells the page's origin; others need not (RFC 6455 10.2)."""
+        allowed = self._origins
+        if allowed is None:
+            return
+        given = headers.get_all("Origin")
+        if len(given) > 1:
+            raise reject(400, "the Origin header stands there more than once")
+        origin = given[0] if given else None
+        if allowed == "same-host":
+            if origin is None:
+                return
+            host = _host_of("//" + headers["Host"])
+            if host is not None and host == _host_of(origin):
+                return
+            why = 'it is of another host; the option origins="same-host" is in force'
+        else:
+            if any(_origin_matches(pattern, origin) for pattern in allowed):
+                return
+            why = "it is not among those of the option origins"
+        raise reject(403, f"Origin {origin} is not allowed: {why}")
+
+    def _choose_subprotocol(self, request: Request) -> str | None:
+        offered = request.headers.get_tokens("Sec-WebSocket-Protocol")
+        if self._select_subprotocol is None:
+            # The server's order decides.
+            return next((name for name in self._subprotocols if name in offered), None)
+        chosen = self._select_subprotocol(request, offered)
+        if chosen is not None and chosen not in offered:
+            raise ValueError(f"select_subprotocol chose {chosen!r}, which was not offered")
+        return chosen
+
+    def respond(self, response: Response) -> bytes:
+        """The bytes of an answer; after any but 101 the connection is to be closed.
+
+        Raises:
+            ValueError: h11 finds the response malformed.
+        """
+        try:
+            return self._respond(response)
+        except h11.LocalProtocolError as exc:
+            raise ValueError(f"the response cannot be sent: {exc}") from None
+
+    def _respond(self, response: Response) -> bytes:
+        headers = encode_headers(response.headers)
+        reason = response.reason_phrase.encode()
+        if response.status == 101:
+            switch = h11.InformationalResponse(status_code=101, headers=headers, reason=reason)
+            return self._http.send(switch) or b""
+        # A refusal may come before the request was read to its end, or where h11 gave up on it:
+        # a connection of its own writes it.
+        http = h11.Connection(h11.SERVER)
+        method = self.request.method if self.request is not None else "GET"
+        http.receive_data(f"{method} / HTTP/1.1\r\nHost: -\r\n\r\n".encode())
+        http.next_event()
+        if "Content-Length" not in response.headers:
+            headers.append((b"Content-Length", str(len(response.body)).encode()))
+        headers = [field for field in headers if field[0].lower() != b"connection"]
+        upgrade = b", Upgrade" if "Upgrade" in response.headers else b""
+        headers.append((b"Connection", b"close" + upgrade))
+        head = h11.Response(status_code=response.status, headers=headers, reason=reason)
+        parts = [http.send(head)]
+        if method != "HEAD":
+            parts.append(http.send(h11.Data(data=response.body)))
+        return b"".join(part or b"" for part in parts)
+
+
+def _host_of(origin: str) -> str | None:
+    """The host of an origin or an authority, without the port; None where there is none."""
+    try:
+        return urlsplit(origin).hostname
+    except ValueError:
+        return None
+
+
+def _origin_matches(pattern: Origin, origin: str | None) -> bool:
+    if isinstance(pattern, re.Pattern):
+        return origin is not None and pattern.fullmatch(origin) is not None
+    return pattern == origin
+
+
+def check_origins(origins: Origins) -> None:
+    """Check the option `origins` of a server.
+
+    Raises:
+        TypeError: a str other than "same-host", or something strange in the sequence.
+    """
+    if origins is None or origins == "same-host":
+        return
+    if isinstance(origins, str):
+        raise TypeError('origins must be "same-host", None or a sequence, not another str')
+    for origin in origins:
+        if not isinstance(origin, str | re.Pattern | None):
+            raise TypeError(f"origins must hold str, patterns or None, not {origin!r}")
+
+
+def reject(status: int, text: str, headers: HeadersLike = ()) -> Rejection:
+    """A refusal with a line of text."""
+    return Rejection(Response(status, headers, text + "\n"))
