@@ -195,6 +195,18 @@ async def test_flush_tells_of_a_loss() -> None:
             ws._link.abort("no more")
 
 
+async def test_much_in_one_turn_does_not_wait_for_its_end() -> None:
+    async with raw_server(write_limit=2**20) as (ws, peer):
+        for text in (b"1", b"x" * 2**16, b"3"):
+            ws.send_nowait(text)
+        assert [await peer.receive() for _ in range(3)] == [
+            (BINARY, b"1"),
+            (BINARY, b"x" * 2**16),
+            (BINARY, b"3"),
+        ]
+        await peer.stream.aclose()
+
+
 # Fairness
 
 

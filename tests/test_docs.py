@@ -1,0 +1,101 @@
+"""The programs in README.md, docs/ and examples/ do what is said of them."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from support import free_port
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+BACKENDS = ["asyncio", "trio"]
+
+
+def blocks(path: Path) -> list[str]:
+    return BLOCK.findall(path.read_text())
+
+
+def run(*arguments: str) -> str:
+    result = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return result.stdout
+
+
+@contextmanager
+def running(*arguments: str, port: int) -> Iterator[subprocess.Popen[str]]:
+    """A program that listens on a port."""
+    import socket
+
+    process = subprocess.Popen(
+        [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        for _ in range(200):
+            try:
+                socket.create_connection(("localhost", port)).close()
+            except OSError:
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.05)
+            else:
+                break
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_programs_of_the_readme_run(backend: str) -> None:
+    port = free_port()
+    server, client, structured = (
+        re.sub(r"^(anyio\.run\(.*?)\)", rf'\1, backend="{backend}")', block, flags=re.MULTILINE)
+        for block in blocks(ROOT / "README.md")
+    )
+    with running("-c", server.replace("8765", str(port)), port=port):
+        assert run("-c", client.replace("8765", str(port))) == "Hello world!\n"
+        output = run("-c", structured.replace("8765", str(port)))
+        assert output == "".join(f"received message {i}\n" for i in range(3))
+
+
+PAGES = [
+    pytest.param(block, id=f"{path.name}-{i}")
+    for path in sorted((ROOT / "docs").glob("*.md"))
+    for i, block in enumerate(blocks(path))
+]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("block", PAGES)
+def test_the_programs_of_the_docs_run(block: str, backend: str) -> None:
+    run("-c", block.replace("anyio.run(main)", f'anyio.run(main, backend="{backend}")'))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_examples_run_and_end_cleanly(backend: str, number: signal.Signals) -> None:
+    port = free_port()
+    server = str(ROOT / "examples" / "echo_server.py")
+    client = str(ROOT / "examples" / "consumer_producer.py")
+    with running(server, "--port", str(port), "--backend", backend, port=port) as process:
+        output = run(client, f"ws://localhost:{port}", "--backend", backend)
+        assert output == "".join(f"received message {i}\n" for i in range(5)) + (
+            "closed with 1000\n"
+        )
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=10)
+        assert process.returncode == 0
+        assert stdout.endswith("stopped\n")
+        assert stderr == ""
