@@ -119,6 +119,36 @@ async def test_a_child_that_is_started_at_the_very_end_ends_too() -> None:
     assert ended == [True]
 
 
+async def test_one_that_fails_at_its_deadline_or_flush_harms_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Bad:
+        def timeout_due(self, now: float) -> float:
+            raise KeyError("a bug")
+
+        def flush_now(self) -> None:
+            raise KeyError("a bug")
+
+    class Good:
+        flushes = fired = 0
+
+        def timeout_due(self, now: float) -> float:
+            self.fired += 1
+            return NEVER
+
+        def flush_now(self) -> None:
+            self.flushes += 1
+
+    async with Background() as background:
+        bad, good = Bad(), Good()
+        background.schedule(bad, background.now())
+        background.schedule(good, background.now())
+        background.flush_soon(bad)
+        background.flush_soon(good)
+        await until(lambda: good.fired and good.flushes)
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+
+
 async def test_a_child_that_fails_is_logged_and_harms_nobody(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

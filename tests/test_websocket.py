@@ -14,7 +14,7 @@ import creche
 from creche.background import Budget
 from creche.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 from creche.testing import memory_pair
-from support import raw_server, settle, until
+from support import raw_client, raw_server, settle, until
 
 pytestmark = pytest.mark.anyio
 
@@ -325,6 +325,29 @@ async def test_a_pong_can_be_sent_unasked() -> None:
         await ws.pong("beat")
         assert [await peer.receive() for _ in range(2)] == [(PONG, b""), (PONG, b"beat")]
         await peer.stream.aclose()
+
+
+async def test_a_ping_above_the_write_limit_is_answered_once_there_is_room() -> None:
+    async with raw_server(write_limit=10, clogged_after=0) as (ws, peer):
+        await ws.send("x" * 20)
+        for data in (b"1", b"2"):
+            ws._link.data_received(memoryview(peer.frame(PING, data)))
+        ws._link.transport._stream.clogged_after = None  # type: ignore[attr-defined]
+        ws._link.transport._stream._wake()  # type: ignore[attr-defined]
+        assert [await peer.receive() for _ in range(2)] == [(TEXT, b"x" * 20), (PONG, b"2")]
+        await peer.stream.aclose()
+
+    # The kernel may also take it all at once, so that nobody waits for room.
+    async with creche.serving(creche.discard, "127.0.0.1", write_limit=10) as server:
+        async with raw_client(server.url) as raw:
+            await until(lambda: server.connections)
+            link = next(iter(server.connections))._link
+            link.connection.send_message(TEXT, b"x" * 20)
+            link.connection.receive_data(raw.frame(PING, b"3"), 0)
+            link.flush_now()
+            await raw.send(CLOSE)
+            frames = [await raw.receive() for _ in range(3)]
+        assert frames[1:] == [(PONG, b"3"), (CLOSE, b"")]
 
 
 @pytest.mark.parametrize("method", ["ping", "pong"])

@@ -15,7 +15,8 @@ import asyncio
 import heapq
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -86,6 +87,15 @@ class Flushed(Protocol):
 
     def flush_now(self) -> None:
         """Write it."""
+
+
+@contextmanager
+def _harmless(function: object) -> Iterator[None]:
+    """A mistake of ours, with one connection, must not end what serves all of them."""
+    try:
+        yield
+    except Exception:
+        logger.exception("%s failed; please report it", function)
 
 
 class Timer:
@@ -176,9 +186,8 @@ class Background:
             if self._ended:
                 scope.cancel()
             try:
-                await function(*args)
-            except Exception:
-                logger.exception("%s failed; please report it", function)
+                with _harmless(function):
+                    await function(*args)
             except anyio.get_cancelled_exc_class():
                 raise
             except BaseException:
@@ -213,7 +222,9 @@ class Background:
             timer = heapq.heappop(timers)
             target = timer.target
             if target is not None:
-                timer.deadline = target.timeout_due(now)
+                timer.deadline = NEVER
+                with _harmless(target.timeout_due):
+                    timer.deadline = target.timeout_due(now)
                 if timer.deadline < NEVER and timer.target is not None:
                     heapq.heappush(timers, timer)
 
@@ -237,4 +248,5 @@ class Background:
     def _flush_all(self) -> None:
         targets, self._to_flush = self._to_flush, []
         for target in targets:
-            target.flush_now()
+            with _harmless(target.flush_now):
+                target.flush_now()

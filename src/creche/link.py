@@ -209,6 +209,8 @@ class Link(Receiver):
 
     def _flush(self) -> None:
         self.transport.flush()
+        if self.connection.output_left():
+            self.transport.flush()
         if self.transport.outbox and not self.connection.timers.watching_output:
             # Bytes wait for the peer: it must take some in time.
             delivered = self.transport.bytes_sent - self.transport.unsent()
@@ -399,9 +401,8 @@ class Link(Receiver):
             self._error = exc
 
     def output_left(self) -> None:
-        self.connection.output_left()
-        if self.transport.outbox:
-            self.transport.flush()
+        if self.transport.outbox or self.connection.output_left():
+            self._flush()
         self._wake_sender()
         if not self.transport.outbox:
             for written in self._flushers:

@@ -350,10 +350,12 @@ class Connection:
             self._pong_waiting = None
             self.send_pong(payload)
 
-    def output_left(self) -> None:
-        """The transport has taken bytes off the outbox."""
-        if self._pong_waiting is not None and len(self.outbox) < self._write_limit:
-            self.flush_pong()
+    def output_left(self) -> bool:
+        """The transport has taken bytes off the outbox; returns whether a pong was appended."""
+        if self._pong_waiting is None or len(self.outbox) >= self._write_limit:
+            return False
+        self.flush_pong()
+        return True
 
     def take_answered(self) -> list[Ping]:
         """The pings that have got a pong since the last call."""

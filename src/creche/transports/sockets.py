@@ -21,6 +21,7 @@ import ssl
 import struct
 import sys
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, TypeVar
 
 import anyio
@@ -278,7 +279,7 @@ class SocketTransport(Transport):
             return 0
         return size[0]
 
-    @property
+    @cached_property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         return socket_attributes(self._sock)
 
