@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import multiprocessing
-import os
+import json
 import resource
 import socket
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -20,7 +21,7 @@ import trio.testing
 import creche
 from creche.protocol.frames import PING
 from creche.testing import memory_pair
-from support import count_descriptors, count_tasks, echo, raw_client, raw_server, until
+from support import count_tasks, echo, raw_client, raw_server, until
 
 pytestmark = pytest.mark.anyio
 
@@ -143,88 +144,49 @@ async def test_after_a_connection_nothing_is_left_without_the_garbage_collector(
 
 IDLE = 2000
 
-
-def idle_server(backend: Any, pipe: Connection) -> None:
-    """A server process: reports its port, then what is left after the shutdown."""
-    _allow_descriptors()
-    backend_name, backend_options = backend
-    sockets: list[weakref.ref[creche.WebSocket]] = []
-
-    async def handler(ws: creche.WebSocket) -> None:
-        sockets.append(weakref.ref(ws))
-        await creche.discard(ws)
-
-    async def main() -> None:
-        async with creche.serving(echo, "127.0.0.1") as warm_up, raw_client(warm_up.url):
-            pass
-        gc.collect()
-        gc.disable()
-        tasks, descriptors = count_tasks(), count_descriptors()
-        async with creche.serving(handler, "127.0.0.1") as server:
-            pipe.send(server.addresses[0][1])
-            while not pipe.poll():
-                await anyio.sleep(0.01)
-            open_connections = len(server.connections)
-        await anyio.sleep(0.1)
-        alive = sum(ref() is not None for ref in sockets)
-        pipe.send(
-            (
-                open_connections,
-                len(sockets),
-                count_tasks() - tasks,
-                count_descriptors() - descriptors,
-                alive,
-            )
-        )
-
-    anyio.run(main, backend=backend_name, backend_options=backend_options)
-
-
-def _allow_descriptors() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
-
-
-async def open_raw(port: int) -> socket.socket:
-    """A socket after the opening handshake."""
-    sock = socket.create_connection(("127.0.0.1", port))
-    sock.sendall(
-        b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    )
-    return sock
+REQUEST = (
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 
 
 @pytest.mark.timeout(120)
-async def test_2000_idle_connections_leave_nothing_behind(anyio_backend: Any) -> None:
-    _allow_descriptors()
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(
-        target=idle_server, args=(anyio_backend, theirs)
+def test_2000_idle_connections_leave_nothing_behind(anyio_backend: Any) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    backend, options = anyio_backend
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            str(Path(__file__).with_name("idle_server.py")),
+            backend,
+            str(options.get("use_uvloop", False)),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    os.environ["PYTHONPATH"] = os.path.dirname(__file__)
-    process.start()
+    clients = []
     try:
-        port = await anyio.to_thread.run_sync(ours.recv)
-        clients = []
+        assert process.stdin is not None
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
         for _ in range(IDLE):
-            sock = await open_raw(port)
+            sock = socket.create_connection(("127.0.0.1", port))
             clients.append(sock)
-            await anyio.to_thread.run_sync(sock.recv, 4096)
-        ours.send("shut down")
-
-        def read_close_frames() -> None:
-            for sock in clients:
-                assert sock.recv(10) == b"\x88\x02\x03\xe9"  # 1001
-                sock.sendall(b"\x88\x82\0\0\0\0\x03\xe9")
-                sock.close()
-
-        await anyio.to_thread.run_sync(read_close_frames)
-        assert await anyio.to_thread.run_sync(ours.recv) == (IDLE, IDLE, 0, 0, 0)
+            sock.sendall(REQUEST)
+            assert sock.recv(4096).startswith(b"HTTP/1.1 101 ")
+        process.stdin.close()
+        for sock in clients:
+            assert sock.recv(10) == b"\x88\x02\x03\xe9"  # 1001
+            sock.sendall(b"\x88\x82\0\0\0\0\x03\xe9")
+        counts = json.loads(process.stdout.readline())
+        assert counts == {"open": IDLE, "tasks": 0, "descriptors": 0, "websockets": 0}
+        assert process.wait(10) == 0
     finally:
-        process.join(10)
         process.kill()
-        process.close()
-        ours.close()
-        theirs.close()
-        del os.environ["PYTHONPATH"]
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+        for sock in clients:
+            sock.close()
