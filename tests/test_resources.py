@@ -180,6 +180,7 @@ def test_2000_idle_connections_leave_nothing_behind(anyio_backend: Any) -> None:
         for sock in clients:
             assert sock.recv(10) == b"\x88\x02\x03\xe9"  # 1001
             sock.sendall(b"\x88\x82\0\0\0\0\x03\xe9")
+            sock.close()
         counts = json.loads(process.stdout.readline())
         assert counts == {"open": IDLE, "tasks": 0, "descriptors": 0, "websockets": 0}
         assert process.wait(10) == 0
