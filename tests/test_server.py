@@ -499,6 +499,44 @@ async def test_a_handler_that_ends_by_the_end_is_no_failure(
     assert [r for r in caplog.records if r.name.startswith("creche")] == []
 
 
+async def test_the_end_inside_a_group_is_no_failure_either() -> None:
+    async def handler(ws: creche.WebSocket) -> None:
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(ws.receive)
+
+    async with creche.serving(handler, "127.0.0.1") as server:
+        async with creche.connect(server.url):
+            pass
+        await until(lambda: server.stats.opened and not server.connections)
+        assert server.stats.failed == 0
+
+
+async def test_a_task_that_was_cancelled_elsewhere_ends_one_connection_only(
+    anyio_backend_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if anyio_backend_name != "asyncio":
+        pytest.skip("only asyncio has native cancellation")
+    import asyncio
+
+    async def handler(ws: creche.WebSocket) -> None:
+        if await ws.receive() == "stray":
+            task = asyncio.create_task(anyio.sleep_forever())
+            task.cancel()
+            await task
+        await ws.send("fine")
+
+    async with creche.serving(handler, "127.0.0.1") as server:
+        async with creche.connect(server.url) as good:
+            async with creche.connect(server.url) as bad:
+                await bad.send("stray")
+                with pytest.raises(creche.ConnectionClosed):
+                    await bad.receive()
+            await until(lambda: len(server.connections) == 1)
+            await good.send("go on")
+            assert await good.receive() == "fine"
+    assert "cancelled from outside" in caplog.text
+
+
 async def test_what_nobody_foresaw_is_logged_and_the_server_lives(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

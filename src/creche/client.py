@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import ssl as ssl_module
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -150,13 +151,13 @@ async def _open_tcp(target: URI, options: ClientOptions) -> Transport:
     return await _secure(sock, target, options)
 
 
-async def _secure(sock: object, target: URI, options: ClientOptions) -> Transport:
+async def _secure(sock: socket.socket, target: URI, options: ClientOptions) -> Transport:
     context: ssl_module.SSLContext | None = None
     if target.secure:
         given = options["ssl"]
         context = given if isinstance(given, ssl_module.SSLContext) else client_context()
     return await open_transport(
-        sock,  # type: ignore[arg-type]
+        sock,
         context,
         server_hostname=(options["server_hostname"] or target.host) if context else None,
     )

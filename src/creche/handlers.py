@@ -58,6 +58,13 @@ class Connected(Protocol):
     def leave_group(self, group: ConnectionTaskGroup) -> None: ...
 
 
+def user_part(exc: BaseException, connection: Connected) -> BaseException | None:
+    """What is left of an exception without the connection's own end; None for nothing."""
+    if isinstance(exc, BaseExceptionGroup):
+        return exc.split(lambda part: connection.is_own_end(part))[1]
+    return None if connection.is_own_end(exc) else exc
+
+
 class ConnectionTaskGroup(TaskGroup):
     """An AnyIO task group that follows a connection.
 
@@ -90,7 +97,7 @@ class ConnectionTaskGroup(TaskGroup):
         _branch.set(self._body.parent)
         self._branches.discard(self._body)
         own_exit = self._body.scope.__exit__(exc_type, exc_val, exc_tb)
-        exc = None if own_exit or exc_val is None else self._user_part(exc_val)
+        exc = None if own_exit or exc_val is None else user_part(exc_val, self._connection)
         try:
             swallowed = await self._group.__aexit__(
                 None if exc is None else type(exc), exc, None if exc is None else exc.__traceback__
@@ -109,13 +116,6 @@ class ConnectionTaskGroup(TaskGroup):
             await checkpoint_if_cancelled()  # a cancellation goes on outwards instead
             raise loss
         return True
-
-    def _user_part(self, exc: BaseException) -> BaseException | None:
-        """What is left of an exception without this connection's own end; None for nothing."""
-        is_own_end = self._connection.is_own_end
-        if isinstance(exc, BaseExceptionGroup):
-            return exc.split(lambda part: is_own_end(part))[1]
-        return None if is_own_end(exc) else exc
 
     # Children
 
@@ -167,7 +167,7 @@ class ConnectionTaskGroup(TaskGroup):
             with branch.scope:
                 return await coro
         except (ConnectionClosed, BaseExceptionGroup) as exc:
-            rest = self._user_part(exc)
+            rest = user_part(exc, self._connection)
             if rest is exc or (status is not None and not status.is_started):
                 raise
             if rest is not None:

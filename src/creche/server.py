@@ -11,9 +11,11 @@ from typing import Any, TypeVar, Unpack
 
 import anyio
 from anyio.abc import ByteStream, Listener, TaskStatus
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from creche.background import Background
 from creche.exceptions import ConnectionClosedError, HandshakeError
+from creche.handlers import user_part
 from creche.link import Link
 from creche.opening import answer
 from creche.options import ServerHandshakeOptions, ServerOptions, server_options
@@ -364,6 +366,11 @@ class Server:
                     await self._handle(ws)
             except Exception:
                 self._logger.exception("a connection failed; please report it")
+            except anyio.get_cancelled_exc_class():
+                await checkpoint_if_cancelled()
+                # Nobody has cancelled this task: on asyncio the handler has awaited a task that
+                # was cancelled elsewhere. That ends its connection and no other's.
+                self._logger.error("handler was cancelled from outside of its scopes")
             finally:
                 self._opening.discard(scope)
                 self._clients.discard(scope)
@@ -398,7 +405,7 @@ class Server:
             async with ws:
                 await self._handler(ws)
         except Exception as exc:
-            if not link.is_own_end(exc):
+            if user_part(exc, link) is not None:
                 self.stats.failed += 1
                 logger.exception("handler raised; the connection is closed with 1011")
             elif isinstance(exc, ConnectionClosedError):
