@@ -83,6 +83,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Types, by mypy --strict."""
+    install_group(session, "test")
     install_group(session, "types")
     session.install("--editable", ".")
     session.run("mypy")

@@ -194,6 +194,23 @@ async def test_the_bodys_exception_wins_over_a_cancellation() -> None:
         assert caught.value is error
 
 
+async def test_the_bodys_exception_wins_over_a_native_cancellation(
+    anyio_backend_name: str,
+) -> None:
+    if anyio_backend_name != "asyncio":
+        pytest.skip("only asyncio has native cancellation")
+    import asyncio
+
+    async def main() -> None:
+        async with Background():
+            task.cancel()
+            raise ValueError("mine")
+
+    task = asyncio.create_task(main())
+    with pytest.raises(ValueError, match="mine"):
+        await task
+
+
 async def test_a_cancellation_at_the_exit_goes_on_outwards() -> None:
     after = []
     with anyio.CancelScope() as scope:

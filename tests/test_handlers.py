@@ -230,3 +230,23 @@ async def test_children_run_in_the_context_they_are_given() -> None:
     async with memory_pair() as (client, _), client.create_task_group() as tg:
         tg.create_task(child(), context=context)
     assert seen == [1]
+
+
+async def test_a_task_that_was_cancelled_elsewhere_ends_the_group_as_any_task_group(
+    anyio_backend_name: str,
+) -> None:
+    if anyio_backend_name != "asyncio":
+        pytest.skip("only asyncio has native cancellation")
+    import asyncio
+
+    async def stray() -> None:
+        task = asyncio.create_task(anyio.sleep_forever())
+        task.cancel()
+        await task
+
+    async with memory_pair() as (client, server):
+        async with client.create_task_group() as tg:
+            tg.start_soon(stray)
+            tg.start_soon(anyio.sleep_forever)
+        await client.send("still open")
+        assert await server.receive() == "still open"

@@ -17,11 +17,12 @@ from typing import Any
 import anyio
 import pytest
 import trio.testing
+from anyio.abc import SocketAttribute
 
 import creche
-from creche.protocol.frames import PING
+from creche.protocol.frames import PING, TEXT
 from creche.testing import memory_pair
-from support import count_tasks, echo, raw_client, raw_server, until
+from support import echo, raw_client, raw_server, until
 
 pytestmark = pytest.mark.anyio
 
@@ -116,27 +117,42 @@ async def test_after_a_connection_nothing_is_left_without_the_garbage_collector(
     left: list[weakref.ref[Any]] = []
 
     async def handler(ws: creche.WebSocket) -> None:
-        left.append(weakref.ref(ws))
-        await ws.run(echo, creche.discard) if ws.request.path == "/run" else await echo(ws)
+        left.extend([weakref.ref(ws), weakref.ref(ws._link)])
+        await ws.run(echo)
 
-    async def visit(url: str, rude: bool) -> None:
-        if rude:
-            async with raw_client(url):
-                pass
-        else:
+    async def visit(url: str, manner: str) -> None:
+        if manner == "polite":
             async with creche.connect(url) as ws:
-                left.append(weakref.ref(ws))
+                left.extend([weakref.ref(ws), weakref.ref(ws._link)])
                 await ws.send("x")
                 await ws.receive()
+            return
+        async with raw_client(url) as peer:
+            if manner == "wrong":
+                await peer.send(TEXT, b"\xff")
+                await peer.receive()
+            elif manner == "rude":
+                sock = peer.stream.extra(SocketAttribute.raw_socket)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
     gc.collect()
     gc.disable()
     try:
         async with creche.serving(handler, "127.0.0.1") as server:
-            for rude in (False, True, False):
-                await visit(server.url, rude)
+            for manner in ("polite", "rude", "wrong", "silent", "polite"):
+                await visit(server.url, manner)
             await until(lambda: not server.connections)
-            await until(lambda: count_tasks() < 12)
+            # The server is still there: nothing of it may hold on to a connection.
+            await until(lambda: all(ref() is None for ref in left))
+            assert len(left) == 2 * (5 + 2)
+        async with anyio.create_task_group() as tg:
+            server = await tg.start(creche.serve, handler, "127.0.0.1")
+            async with raw_client(server.url) as peer:
+                await until(lambda: server.connections)
+                tg.cancel_scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await peer.receive_eof()
+        assert len(left) == 2 * (5 + 2 + 1)
         assert [ref() for ref in left] == [None] * len(left)
     finally:
         gc.enable()

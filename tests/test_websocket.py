@@ -143,6 +143,26 @@ async def test_senders_that_wait_get_their_turn_in_order() -> None:
         assert received == [f"{i:08}" * 4 for i in range(20)]
 
 
+async def test_a_sender_that_is_woken_and_cancelled_at_once_wakes_the_next(
+    anyio_backend_name: str,
+) -> None:
+    if anyio_backend_name != "asyncio":
+        pytest.skip("only native cancellation strikes a task that has been woken")
+    import asyncio
+
+    async with raw_server(write_limit=10, clogged_after=0, close_timeout=0.02) as (ws, _):
+        await ws.send("x" * 20)
+        first = asyncio.create_task(ws.send("never"))
+        await settle()
+        second = asyncio.create_task(ws.send("next"))
+        await settle()
+        ws._link.transport.outbox.clear()
+        ws._link.output_left()
+        first.cancel()
+        await asyncio.wait_for(second, 5)
+        assert first.cancelled()
+
+
 async def test_send_nowait_sends_or_would_block() -> None:
     async with memory_pair(write_limit=10, clogged_after=0) as (client, server):
         client.send_nowait("x" * 20)

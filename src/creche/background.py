@@ -75,6 +75,11 @@ def current_budget() -> Budget:
         return budget
 
 
+def is_cancelled() -> bool:
+    """Whether a scope around the current task is cancelled."""
+    return anyio.current_effective_deadline() == -NEVER
+
+
 class Scheduled(Protocol):
     """What has deadlines."""
 

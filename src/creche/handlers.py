@@ -16,6 +16,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 from anyio.lowlevel import checkpoint_if_cancelled
 
+from creche.background import is_cancelled
 from creche.exceptions import ConnectionClosed
 
 T = TypeVar("T")
@@ -65,6 +66,11 @@ def user_part(exc: BaseException, connection: Connected) -> BaseException | None
     return None if connection.is_own_end(exc) else exc
 
 
+def _without_cancellations(group: BaseExceptionGroup) -> BaseException:
+    """What the user's code raised, beside a cancellation."""
+    return group.split(anyio.get_cancelled_exc_class())[1] or group
+
+
 class ConnectionTaskGroup(TaskGroup):
     """An AnyIO task group that follows a connection.
 
@@ -103,18 +109,19 @@ class ConnectionTaskGroup(TaskGroup):
                 None if exc is None else type(exc), exc, None if exc is None else exc.__traceback__
             )
         except BaseExceptionGroup as group:
-            # Beside a cancellation: only what the user's code raised.
-            errors = group.split(anyio.get_cancelled_exc_class())[1]
-            raise (group if errors is None else errors) from None
+            raise _without_cancellations(group) from None
         finally:
             self._connection.leave_group(self)
             del exc_val, exc_tb
         if exc is not None and not swallowed:  # pragma: no cover - AnyIO raises instead
             return False
         loss = self._connection.loss()
-        if loss is not None:
-            await checkpoint_if_cancelled()  # a cancellation goes on outwards instead
-            raise loss
+        try:
+            await checkpoint_if_cancelled()  # a cancellation from outside goes on outwards
+            if loss is not None:
+                raise loss
+        finally:
+            del loss, exc  # a frame that keeps what it raises keeps itself
         return True
 
     # Children
@@ -168,10 +175,18 @@ class ConnectionTaskGroup(TaskGroup):
                 return await coro
         except (ConnectionClosed, BaseExceptionGroup) as exc:
             rest = user_part(exc, self._connection)
-            if rest is exc or (status is not None and not status.is_started):
+            try:
+                if rest is exc or (status is not None and not status.is_started):
+                    raise
+                if rest is not None:
+                    raise rest from None
+            finally:
+                del rest
+        except anyio.get_cancelled_exc_class():
+            if not is_cancelled():
                 raise
-            if rest is not None:
-                raise rest from None
+            # The task ends here anyway; AnyIO would keep the frames of one that is cancelled in a
+            # cycle.
         finally:
             self._branches.discard(branch)
         return None

@@ -11,9 +11,8 @@ from typing import Any, TypeVar, Unpack
 
 import anyio
 from anyio.abc import ByteStream, Listener, TaskStatus
-from anyio.lowlevel import checkpoint_if_cancelled
 
-from creche.background import Background
+from creche.background import Background, is_cancelled
 from creche.exceptions import ConnectionClosedError, HandshakeError
 from creche.handlers import user_part
 from creche.link import Link
@@ -367,10 +366,11 @@ class Server:
             except Exception:
                 self._logger.exception("a connection failed; please report it")
             except anyio.get_cancelled_exc_class():
-                await checkpoint_if_cancelled()
-                # Nobody has cancelled this task: on asyncio the handler has awaited a task that
-                # was cancelled elsewhere. That ends its connection and no other's.
-                self._logger.error("handler was cancelled from outside of its scopes")
+                # The task ends here anyway. What got out of it would keep its frames in a cycle,
+                # and on asyncio would cancel the server if nobody has cancelled this task: the
+                # handler has awaited one that was cancelled elsewhere.
+                if not is_cancelled():
+                    self._logger.error("handler was cancelled from outside of its scopes")
             finally:
                 self._opening.discard(scope)
                 self._clients.discard(scope)

@@ -70,9 +70,14 @@ async def dial_tcp(
             winner.close()
         raise
     if winner is None:
-        if len(errors) > 1:
-            errors[0].__cause__ = ExceptionGroup("every address failed", errors[1:])
-        raise errors[0]
+        error, *others = errors
+        if others:
+            error.__cause__ = ExceptionGroup("every address failed", others)
+        errors.clear()
+        try:
+            raise error
+        finally:
+            del error  # a frame that keeps what it raises keeps itself
     return winner
 
 
