@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 import creche
-from support import count_descriptors, count_tasks, echo, free_port, until
+from support import count_descriptors, count_tasks, echo, free_port, settle, until
 
 pytestmark = pytest.mark.anyio
 
@@ -181,8 +181,9 @@ async def test_bad_input_is_named_and_leaves_nothing_behind(name: str) -> None:
         async with creche.connect(server.url), await anyio.connect_tcp("127.0.0.1", port(peers)):
             pass  # what an event loop opens at the first use stays open
         await until(lambda: not server.connections)
-        before = count_tasks(), count_descriptors()
+        await settle()
+        tasks, descriptors = count_tasks(), count_descriptors()
         with pytest.raises(kind, match=text):
             await case(peers)
-        await until(lambda: (count_tasks(), count_descriptors()) <= before)
+        await until(lambda: count_tasks() <= tasks and count_descriptors() <= descriptors)
         tg.cancel_scope.cancel()

@@ -10,7 +10,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 import creche
-from creche.protocol.frames import CLOSE, PING, PONG, TEXT
+from creche.protocol.frames import BINARY, CLOSE, PING, PONG, TEXT
 from creche.testing import memory_pair
 from support import echo, raw_client, raw_server, settle, two_ends, until
 
@@ -280,10 +280,11 @@ async def test_a_stalled_peer_ends_all_handlers_at_once() -> None:
 
     async with raw_server(
         clogged_after=10_000, ping_interval=None, stall_timeout=0.05, write_limit=5000
-    ) as (ws, _):
+    ) as (ws, peer):
         with pytest.raises(creche.ConnectionClosedError, match="stall timeout") as caught:
             await ws.run(flood, wait_for_end)
-        assert caught.value.code == 1006
+        assert (caught.value.code, caught.value.sent) == (1006, None)
+        await peer.receive_eof()
 
 
 async def test_a_closing_handshake_that_is_not_answered_ends_the_handlers() -> None:
@@ -326,12 +327,16 @@ async def test_a_handler_that_raises_beside_a_cancellation_is_not_lost() -> None
         finally:
             raise KeyError("mine")
 
-    async with memory_pair() as (client, _):
+    async def client(ws: creche.WebSocket) -> None:
         with anyio.CancelScope() as scope:
             scope.cancel()
-            with pytest.raises(ExceptionGroup) as caught:
-                await client.run(bad, wait_for_end)
-        assert [type(exc) for exc in caught.value.exceptions] == [KeyError]
+            await ws.run(bad, wait_for_end)
+
+    ends = await two_ends(client, wait_for_end)
+    error = ends[0].error
+    assert isinstance(error, ExceptionGroup)
+    assert [type(exc) for exc in error.exceptions] == [KeyError]
+    assert ends[1].close_code == 1011
 
 
 async def test_a_handler_that_raises_beside_the_loss_is_not_lost() -> None:
@@ -358,6 +363,18 @@ async def test_the_end_of_another_connection_is_a_users_error() -> None:
         with pytest.raises(ExceptionGroup) as caught:
             await client.run(use_other)
         assert [type(exc) for exc in caught.value.exceptions] == [creche.ConnectionAlreadyClosed]
+
+
+async def test_the_end_of_another_connection_closes_this_one_with_1011() -> None:
+    async with memory_pair() as (other, _):
+        await other.aclose()
+
+        async def client(ws: creche.WebSocket) -> None:
+            await other.send("x")
+
+        ends = await two_ends(client, wait_for_end)
+    assert isinstance(ends[0].error, creche.ConnectionAlreadyClosed)
+    assert ends[1].close_code == 1011
 
 
 async def test_the_end_inside_a_group_of_the_users_is_not_an_error() -> None:
@@ -480,12 +497,13 @@ async def test_our_own_aclose_is_told_to_those_who_receive_and_send() -> None:
         except creche.ConnectionClosed as exc:
             errors.append(exc)
 
-    async with raw_server(clogged_after=1000, write_limit=1000, close_timeout=0.05) as (ws, _):
+    async with raw_server(clogged_after=5000, write_limit=1000, close_timeout=0.05) as (ws, peer):
         async with anyio.create_task_group() as tg:
             tg.start_soon(receive, ws)
             tg.start_soon(send, ws)
             await settle()
             await ws.aclose(3000, "bye")
+        assert (await peer.receive())[0] == BINARY  # what was committed goes first
         assert [type(exc) for exc in errors] == [creche.ConnectionAlreadyClosed] * 2
         assert all(isinstance(exc, anyio.ClosedResourceError) for exc in errors)
         assert errors[0].sent == creche.Close(3000, "bye")

@@ -79,8 +79,7 @@ def _bind_all(
 
 
 def _bind(sock: socket.socket, address: Any, backlog: int, reuse_port: bool) -> None:
-    if os.name == "posix":  # pragma: no branch
-        # On Windows this would let two servers share a port.
+    if os.name == "posix":  # pragma: no branch - Windows would let two servers share a port
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if reuse_port:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

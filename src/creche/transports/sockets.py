@@ -31,7 +31,7 @@ from anyio.streams.tls import TLSAttribute
 
 from creche.transports.base import READ_SIZE, Receiver, TaskStarter, Transport
 
-if sys.platform == "win32":  # pragma: no cover
+if sys.platform == "win32":  # pragma: no cover - the tests run on Linux
     ioctl = None
 else:
     from fcntl import ioctl
