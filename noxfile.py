@@ -46,9 +46,10 @@ def tests(session: nox.Session, build: str) -> None:
             session.skip("there is no C compiler")
         install_group(session, "test")
         session.install("build")
-        session.run("python", "-m", "build", "--outdir", session.create_tmp())
-        session.install("--no-index", "--no-deps", "--force-reinstall", "--find-links",
-                        session.create_tmp(), "creche")  # fmt: skip
+        wheels = os.path.join(session.virtualenv.location, "wheels")
+        session.run("python", "-m", "build", "--outdir", wheels)
+        session.install("--no-index", "--no-deps", "--force-reinstall", "--find-links", wheels,
+                        "creche")  # fmt: skip
         session.install("anyio>=4.16", "h11")
         session.run("python", "-m", "pytest", *session.posargs, env=environment)
         return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ssl
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,5 +48,7 @@ def client_tls(ca: trustme.CA) -> ssl.SSLContext:
 
 
 @pytest.fixture
-def unix_path(tmp_path: Path) -> Path:
-    return tmp_path / "creche.sock"
+def unix_path() -> Iterator[Path]:
+    # pytest's own directories have long names, and that of a socket must be short.
+    with tempfile.TemporaryDirectory() as directory:
+        yield Path(directory) / "creche.sock"

@@ -20,6 +20,7 @@ from creche.transports.dialing import (
     interleave,
     open_transport,
 )
+from creche.transports.sockets import named_error
 from support import count_descriptors, free_port
 
 pytestmark = pytest.mark.anyio
@@ -246,7 +247,8 @@ def test_the_clients_context_verifies() -> None:
 
 
 def test_errors_keep_their_class_and_number() -> None:
-    named = dialing._named(ConnectionRefusedError(errno.ECONNREFUSED, "refused"), "cannot")
+    named = named_error(ConnectionRefusedError(errno.ECONNREFUSED, "refused"), "cannot")
     assert type(named) is ConnectionRefusedError
     assert named.errno == errno.ECONNREFUSED
     assert "cannot: refused" in str(named)
+    assert str(named_error(OSError("path too long"), "cannot")) == "cannot: path too long"

@@ -120,6 +120,12 @@ async def test_a_unix_socket_has_its_mode_and_replaces_a_stale_one(unix_path: Pa
     sock.close()
 
 
+async def test_a_path_that_cannot_be_a_socket_is_named() -> None:
+    path = "/tmp/" + "x" * 200
+    with pytest.raises(OSError, match=f"cannot listen on {path}: AF_UNIX path too long"):
+        bind_unix(path)
+
+
 async def test_a_file_is_never_replaced_by_a_unix_socket(unix_path: Path) -> None:
     unix_path.write_text("precious")
     with pytest.raises(OSError, match=str(unix_path)):

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 
 from creche.transports.asyncio_sockets import socket_transport
-from creche.transports.sockets import SocketTransport, retry
+from creche.transports.sockets import SocketTransport, named_error, retry
 
 # The next address is tried after so long, or when the last one has failed (RFC 8305 5).
 ATTEMPT_DELAY = 0.25
@@ -37,7 +37,7 @@ async def dial_tcp(
     try:
         found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as exc:
-        raise _named(exc, f"cannot resolve {host}") from None
+        raise named_error(exc, f"cannot resolve {host}") from None
     except UnicodeError:
         raise OSError(errno.EINVAL, f"cannot resolve {host!r}: it is not a host name") from None
     addresses = interleave([(family, address) for family, _, _, _, address in found])
@@ -49,7 +49,7 @@ async def dial_tcp(
         try:
             sock = await _connect(family, address, local_address)
         except OSError as exc:
-            errors.append(_named(exc, f"cannot connect to {host} port {port}"))
+            errors.append(named_error(exc, f"cannot connect to {host} port {port}"))
             failed.set()
             return
         if winner is None:
@@ -121,12 +121,7 @@ async def dial_unix(path: str | os.PathLike[str]) -> socket.socket:
     try:
         return await _connect(socket.AF_UNIX, os.fspath(path), None)
     except OSError as exc:
-        raise _named(exc, f"cannot connect to {os.fspath(path)}") from None
-
-
-def _named(exc: OSError, what: str) -> OSError:
-    """The same error with the address in its text."""
-    return type(exc)(exc.errno, f"{what}: {exc.strerror or exc}")
+        raise named_error(exc, f"cannot connect to {os.fspath(path)}") from None
 
 
 async def open_transport(

@@ -13,6 +13,8 @@ from typing import Any
 import anyio
 from anyio.abc import SocketAttribute
 
+from creche.transports.sockets import named_error
+
 # The kernel is out of something for a while, or the client has gone again.
 _PASSING = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED, errno.EPROTO}
@@ -45,7 +47,7 @@ async def bind_tcp(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except OSError as exc:
-        raise OSError(exc.errno, f"cannot resolve {host}: {exc.strerror}") from None
+        raise named_error(exc, f"cannot resolve {host}") from None
     addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
     attempts = 0
     while True:
@@ -90,9 +92,7 @@ def _bind(sock: socket.socket, address: Any, backlog: int, reuse_port: bool) -> 
         sock.bind(address)
         sock.listen(backlog)
     except OSError as exc:
-        raise OSError(
-            exc.errno, f"cannot listen on {address[0]} port {address[1]}: {exc.strerror}"
-        ) from None
+        raise named_error(exc, f"cannot listen on {address[0]} port {address[1]}") from None
 
 
 def bind_unix(
@@ -118,7 +118,7 @@ def bind_unix(
         sock.listen(backlog)
     except OSError as exc:
         sock.close()
-        raise OSError(exc.errno, f"cannot listen on {name}: {exc.strerror}") from None
+        raise named_error(exc, f"cannot listen on {name}") from None
     return sock
 
 

@@ -83,6 +83,13 @@ async def retry(sock: socket.socket, operation: Callable[[], T]) -> T:
             await anyio.wait_writable(sock)
 
 
+def named_error(exc: OSError, what: str) -> OSError:
+    """The same error, whose text begins with what could not be done."""
+    if exc.errno is None:
+        return type(exc)(f"{what}: {exc}")
+    return type(exc)(exc.errno, f"{what}: {exc.strerror}")
+
+
 class SocketTransport(Transport):
     """A connected stream socket.
 
