@@ -34,42 +34,42 @@ def has_compiler() -> bool:
 
 
 @nox.session(python=PYTHONS)
-@nox.parametrize("build", ["pure", "compiled"])
-def tests(session: nox.Session, build: str) -> None:
-    """The tests; in the pure build with coverage, which must be complete.
+def tests(session: nox.Session) -> None:
+    """The tests, compiled and pure; in the pure build with coverage, which must be complete.
 
-    The compiled build is a wheel that was built from the sdist.
+    The compiled build is a wheel that was built from the sdist, the pure one is editable.
     """
-    environment = {"CRECHE_BUILD": build}
-    if build == "compiled":
-        if not has_compiler():
-            session.skip("there is no C compiler")
-        install_group(session, "test")
-        session.install("build")
+    install_group(session, "test")
+    session.install("anyio>=4.16", "h11", "build")
+    if has_compiler():
         wheels = os.path.join(session.virtualenv.location, "wheels")
         session.run("python", "-m", "build", "--outdir", wheels)
-        session.install("--no-index", "--no-deps", "--force-reinstall", "--find-links", wheels,
-                        "creche")  # fmt: skip
-        session.install("anyio>=4.16", "h11")
-        session.run("python", "-m", "pytest", *session.posargs, env=environment)
-        return
-    install_group(session, "test")
-    session.install("--editable", ".")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs, env=environment)
+        reinstall(session, "--no-index", "--find-links", wheels, "creche")
+        run_tests(session, "compiled", "python", "-m", "pytest", *session.posargs)
+    else:
+        session.log("there is no C compiler: the compiled build is left out")
+    reinstall(session, "--editable", ".")
+    run_tests(session, "pure", "coverage", "run", "-m", "pytest", *session.posargs)
     if not session.posargs:
         session.run("coverage", "report")
+
+
+def reinstall(session: nox.Session, *arguments: str) -> None:
+    session.install("--force-reinstall", "--no-deps", *arguments)
+
+
+def run_tests(session: nox.Session, build: str, *command: str) -> None:
+    """Run them, and let them check that they run on the build that was asked for."""
+    session.run(*command, env={"CRECHE_BUILD": build})
 
 
 @nox.session
 def without_compiler(session: nox.Session) -> None:
     """An install where compiling fails: it succeeds, and runs as Python."""
-    install_group(session, "test")
-    session.install("--force-reinstall", "--no-deps", ".", env={"CC": "false"})
+    install_group(session, "core-test")
     session.install("anyio>=4.16", "h11")
-    session.run(
-        "python", "-m", "pytest", "tests/protocol", "tests/test_cli.py",
-        env={"CRECHE_BUILD": "pure"},
-    )  # fmt: skip
+    session.install("--force-reinstall", "--no-deps", ".", env={"CC": "false"})
+    run_tests(session, "pure", "python", "-m", "pytest", "tests/protocol", "tests/test_cli.py")
     session.run("python", "-m", "creche", "demo")
 
 
