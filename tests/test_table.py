@@ -470,8 +470,9 @@ async def test_a_cancelled_scope_closes_with_1001_and_the_cancellation_goes_on()
         codes.append(ws.close_code)
 
     async with creche.serving(handler, "127.0.0.1") as server:
-        with anyio.move_on_after(0.05) as scope:
+        with anyio.CancelScope() as scope:
             async with creche.connect(server.url) as ws:
+                scope.cancel()
                 await ws.run(Cancelled())
         assert scope.cancelled_caught
         await until(lambda: codes)
