@@ -13,7 +13,6 @@ import anyio
 from anyio.abc import ByteStream
 
 from creche.background import Background
-from creche.link import Link
 from creche.opening import ask
 from creche.options import ClientHandshakeOptions, ClientOptions, client_options
 from creche.protocol.client_handshake import ClientHandshake
@@ -120,16 +119,16 @@ async def _connected(
                 raise
         if scope.cancelled_caught:
             raise TimeoutError(f"opening the connection to {target.host} took over {seconds:g} s")
-        link = Link(transport, background, Side.CLIENT, options)
-        ws = WebSocket(
-            link,
-            options["logger"],
+        async with WebSocket(
+            transport,
+            background,
+            Side.CLIENT,
+            options,
             request=handshake.request,
             response=response,
             subprotocol=handshake.subprotocol,
-        )
-        async with ws:
-            link.start(handshake.trailing_data)
+            early_data=handshake.trailing_data,
+        ) as ws:
             yield ws
 
 

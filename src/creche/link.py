@@ -262,7 +262,6 @@ class Link(Receiver):
         self.begin_close(close)
         if self._paused:
             self._resume()
-        self._wake_all()
 
     async def aclose(self, close: Close) -> None:
         """Close and wait for the end; cancelled, end at once."""
@@ -290,7 +289,7 @@ class Link(Receiver):
         finally:
             # Let go of everything that leads back here, whatever has happened.
             self.abort("the scope of the connection has ended")
-            self.connection.timers.stop()
+            self.connection.timers.end_taken()
             self._timer.cancel()
 
     async def _leave_quickly(self) -> None:

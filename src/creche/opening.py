@@ -25,6 +25,12 @@ _LINGER_BYTES = 2**16
 
 
 async def ask(transport: Transport, handshake: ClientHandshake) -> Response:
+    """The client's side: send the request, return the answer 101.
+
+    Raises:
+        HandshakeError: another answer, or one that breaks RFC 6455 4.1.
+        OSError: the transport broke.
+    """
     transport.outbox += handshake.request_bytes()
     await transport.drain()
     while True:
@@ -55,6 +61,12 @@ async def answer(
     options: ServerHandshakeOptions,
     is_draining: Callable[[], bool],
 ) -> tuple[Request, Response]:
+    """The server's side: read the request, send the answer; returns both if that is 101.
+
+    Raises:
+        HandshakeError: the request was refused, and the client told why, or it did not come.
+        OSError: the transport broke.
+    """
     try:
         request = await _read_request(transport, handshake)
         if is_draining():

@@ -461,14 +461,15 @@ async def _accept(
         with anyio.CancelScope(shield=True):
             await transport.aclose_forcefully()
         raise
-    link = Link(transport, background, Side.SERVER, options)
-    link.start(handshake.trailing_data)
     return WebSocket(
-        link,
-        options["logger"],
+        transport,
+        background,
+        Side.SERVER,
+        options,
         request=request,
         response=response,
         subprotocol=handshake.subprotocol,
+        early_data=handshake.trailing_data,
     )
 
 

@@ -10,7 +10,6 @@ import anyio
 from anyio.abc import ByteStream
 
 from creche.background import Background
-from creche.link import Link
 from creche.options import ConnectionOptions, client_options
 from creche.protocol.client_handshake import ClientHandshake
 from creche.protocol.server_handshake import ServerHandshake
@@ -51,16 +50,17 @@ async def memory_pair(
     asking.receive_data(answering.respond(response))
     streams = memory_byte_pair(clogged_after=clogged_after)
     async with Background() as background:
-        pair = []
-        for side, stream in zip(Side, streams, strict=True):
-            link = Link(StreamTransport(stream), background, side, settings)
-            pair.append(
-                WebSocket(
-                    link, settings["logger"], request=request, response=response, subprotocol=None
-                )
+        client, server = (
+            WebSocket(
+                StreamTransport(stream),
+                background,
+                side,
+                settings,
+                request=request,
+                response=response,
             )
-            link.start(b"")
-        client, server = pair
+            for side, stream in zip(Side, streams, strict=True)
+        )
         async with client, server:
             yield client, server
 

@@ -12,12 +12,16 @@ import anyio
 from anyio.abc import ObjectStream
 from anyio.lowlevel import checkpoint
 
+from creche.background import Background
 from creche.exceptions import EndOfMessages
 from creche.handlers import ConnectionTaskGroup
 from creche.link import Link
+from creche.options import ConnectionOptions
 from creche.protocol.closing import Close, make_close
 from creche.protocol.http import Request, Response
 from creche.protocol.messages import encode_message
+from creche.protocol.states import Side
+from creche.transports.base import Transport
 
 Message = str | bytes | bytearray | memoryview
 Handler = Callable[["WebSocket"], Awaitable[object]]
@@ -37,20 +41,28 @@ class WebSocket(ObjectStream[str | bytes]):
 
     def __init__(
         self,
-        link: Link,
-        logger: logging.Logger,
+        transport: Transport,
+        background: Background,
+        side: Side,
+        options: ConnectionOptions,
         *,
         request: Request,
         response: Response,
-        subprotocol: str | None,
+        subprotocol: str | None = None,
+        early_data: bytes = b"",
     ) -> None:
+        """Take over a transport after the opening handshake, and begin to read.
+
+        `early_data` came together with the opening handshake.
+        """
         self.request = request
         self.response = response
         self.subprotocol = subprotocol
-        self._link = link
-        self._base_logger = logger
+        self._base_logger = options["logger"]
         self._id: uuid.UUID | None = None
-        self._attributes = link.transport.extra_attributes
+        self._attributes = transport.extra_attributes
+        self._link = Link(transport, background, side, options)
+        self._link.start(early_data)
 
     # What is known of the connection
 
@@ -69,12 +81,18 @@ class WebSocket(ObjectStream[str | bytes]):
     @property
     def close_code(self) -> int | None:
         """The close code (RFC 6455 7.1.5); None while the connection is open."""
-        return None if self._link.connection.outcome is None else self._link.ending(_END).code
+        return (
+            None if self._link.connection.outcome is None else self._link.ending(EndOfMessages).code
+        )
 
     @property
     def close_reason(self) -> str | None:
         """The close reason (RFC 6455 7.1.6); None while the connection is open."""
-        return None if self._link.connection.outcome is None else self._link.ending(_END).reason
+        return (
+            None
+            if self._link.connection.outcome is None
+            else self._link.ending(EndOfMessages).reason
+        )
 
     @property
     def latency(self) -> float | None:
@@ -268,9 +286,6 @@ class WebSocket(ObjectStream[str | bytes]):
         the peer closes well, its children are cancelled once `receive` has reported the end.
         """
         return ConnectionTaskGroup(self._link)
-
-
-_END = EndOfMessages
 
 
 class _Logger(logging.LoggerAdapter[logging.Logger]):

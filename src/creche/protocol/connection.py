@@ -33,6 +33,7 @@ from creche.protocol.exceptions import PeerError
 from creche.protocol.frames import (
     CLOSE,
     CONTINUATION,
+    MAX_CONTROL_PAYLOAD,
     PING,
     PONG,
     append_frame,
@@ -310,7 +311,7 @@ class Connection:
         self._send_control(PONG, payload)
 
     def _send_control(self, opcode: int, payload: bytes) -> None:
-        if len(payload) > 125:
+        if len(payload) > MAX_CONTROL_PAYLOAD:
             raise ValueError(f"data is {len(payload)} bytes long; a control frame has room for 125")
         append_frame(self.outbox, opcode, payload, new_key() if self._masking else None)
 
@@ -409,9 +410,7 @@ class Connection:
             self.outbox.clear()
             self._tail = bytearray()
             self._pong_waiting = None
-            end_due = self.timers.end_due
-            self.timers.stop()
-            self.timers.end_due = end_due
+        self.timers.stop()
 
     def _move(self, event: Event) -> None:
         self.state = TRANSITIONS[self.state][event]

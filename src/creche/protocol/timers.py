@@ -66,9 +66,9 @@ class Timers:
         return min(self.ping_due, self.pong_due, self.stall_due, self.end_due, self.close_due)
 
     def stop(self) -> None:
-        """No deadline any more."""
+        """No deadline of the peer's any more; the application's own, to take the end, stays."""
         self.stop_keepalive()
-        self.stall_due = self.end_due = self.close_due = NEVER
+        self.stall_due = self.close_due = NEVER
 
     def stop_keepalive(self) -> None:
         self.ping_due = self.pong_due = NEVER
