@@ -30,6 +30,20 @@ async def echo(ws: creche.WebSocket) -> None:
         await ws.send(message)
 
 
+async def echo_over(ours: Any, theirs: Any) -> None:
+    """A client and a server over the two ends of a byte stream; a message comes back."""
+
+    async def serve() -> None:
+        async with creche.server_websocket(theirs) as ws:
+            await echo(ws)
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(serve)
+        async with creche.client_websocket(ours, "ws://localhost/") as ws:
+            await ws.send("x")
+            assert await ws.receive() == "x"
+
+
 async def settle() -> None:
     """Let every task that can run do so until it waits."""
     for _ in range(20):
@@ -188,6 +202,7 @@ __all__ = [
     "count_descriptors",
     "count_tasks",
     "echo",
+    "echo_over",
     "free_port",
     "raw_client",
     "raw_server",

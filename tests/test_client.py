@@ -12,7 +12,7 @@ from anyio.abc import SocketAttribute
 import creche
 from creche.protocol.frames import CLOSE, TEXT
 from creche.testing import memory_byte_pair
-from support import echo, raw_server, settle
+from support import echo, echo_over, raw_server, settle
 
 pytestmark = pytest.mark.anyio
 
@@ -167,16 +167,7 @@ async def test_a_stream_of_trio_can_be_used(anyio_backend_name: str) -> None:
     import trio.testing
 
     ours, theirs = trio.testing.memory_stream_pair()
-    async with anyio.create_task_group() as tg:
-
-        async def serve() -> None:
-            async with creche.server_websocket(theirs) as ws:
-                await echo(ws)
-
-        tg.start_soon(serve)
-        async with creche.client_websocket(ours, "ws://localhost/") as ws:
-            await ws.send("x")
-            assert await ws.receive() == "x"
+    await echo_over(ours, theirs)
 
 
 async def test_leaving_after_the_peer_has_vanished_takes_close_timeout_at_most() -> None:

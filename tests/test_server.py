@@ -15,7 +15,7 @@ from anyio.abc import SocketAttribute
 import creche
 from creche.protocol.frames import CLOSE, TEXT
 from creche.testing import memory_byte_pair
-from support import count_descriptors, echo, raw_client, settle, until
+from support import count_descriptors, echo, echo_over, raw_client, settle, until
 
 pytestmark = pytest.mark.anyio
 
@@ -118,16 +118,7 @@ async def test_any_listener_of_anyio_can_be_served() -> None:
 
 async def test_a_byte_stream_can_be_served() -> None:
     ours, theirs = memory_byte_pair()
-    async with anyio.create_task_group() as tg:
-
-        async def serve() -> None:
-            async with creche.server_websocket(theirs) as ws:
-                await echo(ws)
-
-        tg.start_soon(serve)
-        async with creche.client_websocket(ours, "ws://localhost/") as ws:
-            await ws.send("x")
-            assert await ws.receive() == "x"
+    await echo_over(ours, theirs)
 
 
 async def test_a_byte_stream_that_asks_badly_is_refused_and_closed() -> None:

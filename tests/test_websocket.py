@@ -3,6 +3,8 @@ from __future__ import annotations
 import logging
 import pickle
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -230,22 +232,28 @@ async def test_much_in_one_turn_does_not_wait_for_its_end() -> None:
 # Fairness
 
 
+@asynccontextmanager
+async def counting_turns() -> AsyncIterator[list[None]]:
+    """A list that grows with each turn of another task."""
+    turns: list[None] = []
+
+    async def other() -> None:
+        while True:
+            turns.append(None)
+            await checkpoint()
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(other)
+        yield turns
+        tg.cancel_scope.cancel()
+
+
 async def test_a_loop_of_sends_gives_others_their_turn_and_can_be_cancelled() -> None:
     async with memory_pair(max_queue=None, max_queue_bytes=None, write_limit=2**30) as (client, _):
-        turns = 0
-
-        async def other() -> None:
-            nonlocal turns
-            while True:
-                turns += 1
-                await checkpoint()
-
-        async with anyio.create_task_group() as tg:
-            tg.start_soon(other)
+        async with counting_turns() as turns:
             for _ in range(Budget.OPERATIONS * 10):
                 await client.send("x")
-            assert turns >= 5
-            tg.cancel_scope.cancel()
+            assert len(turns) >= 5
         with anyio.CancelScope() as scope:
             scope.cancel()
             for _ in range(Budget.OPERATIONS + 1):
@@ -258,20 +266,10 @@ async def test_a_loop_of_receives_gives_others_their_turn() -> None:
         for _ in range(Budget.OPERATIONS * 4):
             await client.send("x")
         await until(lambda: server._link.connection.inbox.messages == Budget.OPERATIONS * 4)
-        turns = 0
-
-        async def other() -> None:
-            nonlocal turns
-            while True:
-                turns += 1
-                await checkpoint()
-
-        async with anyio.create_task_group() as tg:
-            tg.start_soon(other)
+        async with counting_turns() as turns:
             for _ in range(Budget.OPERATIONS * 4):
                 await server.receive()
-            assert turns >= 2
-            tg.cancel_scope.cancel()
+            assert len(turns) >= 2
 
 
 def test_the_budget_is_bounded_in_time_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -460,6 +458,16 @@ async def test_a_close_without_an_answer_takes_close_timeout() -> None:
         await ws.aclose()
         assert ws.close_code == 1006
         assert "close timeout" in str(ws.close_reason)
+        await peer.receive_eof()
+
+
+async def test_what_has_not_left_when_close_timeout_ends_is_dropped() -> None:
+    async with raw_server(clogged_after=10, close_timeout=0.03) as (ws, peer):
+        await ws.send(b"x" * 500)
+        await ws.aclose()
+        assert ws.buffered_amount == 0
+        received = await peer.stream.receive()
+        assert (len(received), received[:4]) == (10, b"\x82\xfe\x01\xf4")
         await peer.receive_eof()
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -169,6 +170,17 @@ def test_the_start_of_a_frame_is_no_reason_to_pause() -> None:
     connection = make()
     connection.receive_data(frame(TEXT, b"abc")[:3], 0)
     assert not connection.must_pause
+
+
+def test_memory_grows_with_data_and_never_with_a_declared_length() -> None:
+    connection = make()
+    connection.receive_data(b"\x82\xff" + (2**62).to_bytes(8, "big") + KEY + b"x" * 10, 0)
+    tracemalloc.start()
+    connection.receive_data(b"x" * 10, 0)
+    assert tracemalloc.get_traced_memory()[1] < 10_000
+    tracemalloc.stop()
+    assert connection.state is State.OPEN
+    assert connection.inbox.bytes == 0
 
 
 # Control frames
