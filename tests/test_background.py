@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from creche.background import NEVER, Background
 from support import settle, until
@@ -60,21 +61,52 @@ async def test_a_timer_that_is_cancelled_as_it_fires_is_not_kept() -> None:
         assert not background._timers
 
 
-async def test_a_flush_comes_once_at_the_end_of_the_turn() -> None:
-    class Target:
-        flushes = 0
-
-        def flush_now(self) -> None:
-            self.flushes += 1
-
+async def test_what_is_asked_for_in_a_turn_is_run_at_its_end_in_order() -> None:
+    calls: list[str] = []
     async with Background() as background:
         await settle()
-        targets = Target(), Target()
-        for target in targets:
-            background.flush_soon(target)
-        assert [target.flushes for target in targets] == [0, 0]
+        background.run_soon(lambda: calls.append("first"))
+        background.run_soon(lambda: calls.append("second"))
+        assert not calls
         await settle()
-        assert [target.flushes for target in targets] == [1, 1]
+        assert calls == ["first", "second"]
+
+
+async def test_much_work_at_the_end_of_a_turn_is_spread_over_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("creche.background.TURN_SECONDS", 0)
+    calls: list[str | int] = []
+
+    async def other() -> None:
+        for _ in range(9):
+            calls.append("other")
+            await checkpoint()
+
+    async with Background() as background, anyio.create_task_group() as tg:
+        await settle()
+        tg.start_soon(other)
+        for number in range(9):
+            background.run_soon(lambda number=number: calls.append(number))  # type: ignore[misc]
+        await settle()
+    assert [call for call in calls if call != "other"] == list(range(9))
+    # One a turn; within its turn, trio runs either task first.
+    assert all("other" in calls[i : i + 3] for i in range(len(calls) - 2))
+
+
+async def test_what_is_run_at_the_end_of_a_turn_may_ask_for_more() -> None:
+    calls: list[int] = []
+
+    def again() -> None:
+        calls.append(len(calls))
+        if len(calls) < 3:
+            background.run_soon(again)
+
+    async with Background() as background:
+        background.run_soon(again)
+        await until(lambda: len(calls) == 3)
+        await settle()
+    assert calls == [0, 1, 2]
 
 
 async def test_children_outlive_a_cancellation_and_end_with_the_background() -> None:
@@ -143,8 +175,8 @@ async def test_one_that_fails_at_its_deadline_or_flush_harms_nobody(
         bad, good = Bad(), Good()
         background.schedule(bad, background.now())
         background.schedule(good, background.now())
-        background.flush_soon(bad)
-        background.flush_soon(good)
+        background.run_soon(bad.flush_now)
+        background.run_soon(good.flush_now)
         await until(lambda: good.fired and good.flushes)
     assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
 

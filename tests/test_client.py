@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_connected_socket_can_be_given() -> None:
-    async with creche.serving(echo, "127.0.0.1") as server:
+    async with creche.serving(echo, "127.0.0.1", hosts=None) as server:
         sock = socket.create_connection(server.addresses[0])
         async with creche.connect("ws://elsewhere.example/", sock=sock) as ws:
             assert ws.request.headers["Host"] == "elsewhere.example"
@@ -28,7 +28,7 @@ async def test_a_connected_socket_can_be_given() -> None:
 
 
 async def test_host_and_port_can_be_others_than_the_uris() -> None:
-    async with creche.serving(echo, "127.0.0.1") as server:
+    async with creche.serving(echo, "127.0.0.1", hosts=None) as server:
         host, port = server.addresses[0]
         async with creche.connect("ws://elsewhere.example/", host=host, port=port) as ws:
             assert ws.request.headers["Host"] == "elsewhere.example"
@@ -52,7 +52,7 @@ async def test_tls_verifies_by_default(server_tls: ssl.SSLContext) -> None:
 async def test_the_servers_name_can_be_given(
     server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
-    async with creche.serving(echo, "127.0.0.1", ssl=server_tls) as server:
+    async with creche.serving(echo, "127.0.0.1", hosts=None, ssl=server_tls) as server:
         uri = f"wss://elsewhere.example:{server.addresses[0][1]}/"
         async with creche.connect(
             uri, host="127.0.0.1", ssl=client_tls, server_hostname="localhost"

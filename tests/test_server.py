@@ -198,7 +198,7 @@ async def test_process_request_may_answer_instead() -> None:
         await ws.send(str(ws.request.state["seen"]))
 
     async with creche.serving(handler, "127.0.0.1", process_request=process_request) as server:
-        answer = await http(server, "GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = await http(server, "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         head, _, body = answer.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 OK")
         assert b"X-A: b" in head

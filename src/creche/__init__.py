@@ -29,6 +29,7 @@ from creche.options import (
     ClientHandshakeOptions,
     ClientOptions,
     ConnectionOptions,
+    ListenerOptions,
     ServerHandshakeOptions,
     ServerOptions,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "InvalidStatus",
     "InvalidURI",
     "InvalidUpgrade",
+    "ListenerOptions",
     "NegotiationError",
     "PayloadTooBig",
     "ProtocolError",

@@ -6,6 +6,7 @@ the deadlines and flush at the end of a turn. Its rules:
 - Its children are shielded from the surrounding scopes: when those are cancelled, a closing
   handshake still has to be carried out. Leaving the Background ends them.
 - Its children never raise out of it.
+- What it does for one connection never holds up the others for long (TURN_SECONDS).
 - An exception of the body leaves as the very object it was, whatever the group's exit does.
 """
 
@@ -15,6 +16,7 @@ import asyncio
 import heapq
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -24,9 +26,14 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import RunVar, current_token
 
+from creche.buffers import BufferLimit
+
 logger = logging.getLogger("creche")
 
 NEVER = float("inf")
+
+# The work at the end of a turn goes on for so many seconds before others get theirs.
+TURN_SECONDS = 0.001
 
 Function = Callable[..., Coroutine[Any, Any, None]]
 
@@ -87,13 +94,6 @@ class Scheduled(Protocol):
         """A deadline has passed; returns the next one, infinity for none."""
 
 
-class Flushed(Protocol):
-    """What has something to write at the end of the turn."""
-
-    def flush_now(self) -> None:
-        """Write it."""
-
-
 @contextmanager
 def _harmless(function: object) -> Iterator[None]:
     """A mistake of ours, with one connection, must not end what serves all of them."""
@@ -127,9 +127,14 @@ def _clock(loop: asyncio.AbstractEventLoop | None) -> Callable[[], float]:
 
 
 class Background:
-    """The hidden task group of a connect() or a serve(), as an async context manager."""
+    """The hidden task group of a connect() or a serve(), as an async context manager.
 
-    def __init__(self) -> None:
+    Args:
+        max_buffered_bytes: what its connections may keep in memory together; None for any amount.
+    """
+
+    def __init__(self, max_buffered_bytes: int | None = None) -> None:
+        self.buffers = BufferLimit(max_buffered_bytes)
         token = current_token().native_token
         loop = token if isinstance(token, asyncio.AbstractEventLoop) else None
         self.now = _clock(loop)
@@ -140,14 +145,15 @@ class Background:
         self._timers: list[Timer] = []
         self._timer_wake = anyio.Event()
         self._timer_wake_at = NEVER
-        self._to_flush: list[Flushed] = []
-        self._flush_wake = anyio.Event()
+        self._callbacks: deque[Callable[[], None]] = deque()
+        self._callbacks_due = False
+        self._callbacks_wake = anyio.Event()
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
         self.start_soon(self._run_timers)
         if self._loop is None:
-            self.start_soon(self._run_flushes)
+            self.start_soon(self._run_turns)
         return self
 
     async def __aexit__(
@@ -171,6 +177,7 @@ class Background:
     def _end(self) -> None:
         self._ended = True
         self._timers.clear()
+        self._callbacks.clear()
         for scope in list(self._scopes):
             scope.cancel()
 
@@ -233,25 +240,38 @@ class Background:
                 if timer.deadline < NEVER and timer.target is not None:
                     heapq.heappush(timers, timer)
 
-    # Flushes
+    # The end of a turn
 
-    def flush_soon(self, target: Flushed) -> None:
-        """Call `target.flush_now` at the end of this turn of the event loop."""
-        self._to_flush.append(target)
-        if len(self._to_flush) == 1:
-            if self._loop is None:
-                self._flush_wake.set()
-            else:
-                self._loop.call_soon(self._flush_all)
+    def run_soon(self, callback: Callable[[], None]) -> None:
+        """Call `callback` at the end of this turn of the event loop, or of a next one if busy."""
+        self._callbacks.append(callback)
+        self._wake_callbacks()
 
-    async def _run_flushes(self) -> None:
+    def _wake_callbacks(self) -> None:
+        if self._callbacks_due:
+            return
+        self._callbacks_due = True
+        if self._loop is None:
+            self._callbacks_wake.set()
+        else:
+            self._loop.call_soon(self._run_callbacks)
+
+    async def _run_turns(self) -> None:
         while True:
-            await self._flush_wake.wait()
-            self._flush_wake = anyio.Event()
-            self._flush_all()
+            await self._callbacks_wake.wait()
+            self._callbacks_wake = anyio.Event()
+            self._run_callbacks()
 
-    def _flush_all(self) -> None:
-        targets, self._to_flush = self._to_flush, []
-        for target in targets:
-            with _harmless(target.flush_now):
-                target.flush_now()
+    def _run_callbacks(self) -> None:
+        """Call those that are there, for as long as a turn may take."""
+        self._callbacks_due = False
+        callbacks = self._callbacks
+        end = time.perf_counter() + TURN_SECONDS
+        for _ in range(len(callbacks)):
+            callback = callbacks.popleft()
+            with _harmless(callback):
+                callback()
+            if time.perf_counter() >= end:
+                break
+        if callbacks:
+            self._wake_callbacks()

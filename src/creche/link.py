@@ -30,6 +30,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from creche.background import Background, current_budget
+from creche.buffers import COUNTED_FROM
 from creche.exceptions import (
     ConnectionAlreadyClosed,
     ConnectionClosed,
@@ -74,6 +75,7 @@ class Link(Receiver):
             ping_timeout=options["ping_timeout"],
             stall_timeout=options["stall_timeout"],
             close_timeout=options["close_timeout"],
+            message_timeout=options["message_timeout"],
         )
         self.closed_by_us = False
         self.gone = anyio.Event()
@@ -82,8 +84,10 @@ class Link(Receiver):
         self._key = object()  # marks our own exceptions, without keeping us alive
         self._timer = background.schedule(self, self.connection.next_timeout)
         self._paused = False
+        self._continuing = False  # reading pauses until others have had their turn
         self._fresh = True  # whether the next message goes out at once
         self._flush_scheduled = False
+        self._counted = False  # whether the background counts what we keep
         self._error: Exception | None = None  # what broke the transport
         self._outcome_seen = False
         # Who waits.
@@ -117,6 +121,8 @@ class Link(Receiver):
                 resumed = self._paused and self.connection.inbox.low
                 if resumed:
                     self._resume()
+                if self._counted:
+                    self._count()
                 if message is not None:
                     return message
                 if resumed:
@@ -198,7 +204,7 @@ class Link(Receiver):
         """Something was appended to the outbox: write it at the end of the turn."""
         if not self._flush_scheduled:
             self._flush_scheduled = True
-            self.background.flush_soon(self)
+            self.background.run_soon(self.flush_now)
 
     def flush_now(self) -> None:
         """Write what the kernel takes; the next message goes out at once again."""
@@ -216,6 +222,7 @@ class Link(Receiver):
             delivered = self.transport.bytes_sent - self.transport.unsent()
             self.connection.timers.output_waits(self.background.now(), delivered)
             self._reschedule()
+        self._count()
 
     async def wait_until_written(self) -> None:
         """Wait until the kernel has everything."""
@@ -295,8 +302,10 @@ class Link(Receiver):
     async def _leave_quickly(self) -> None:
         """Give the closing handshake one second, whoever cancels."""
         timers = self.connection.timers
-        seconds = min(timers.close_timeout, _CANCELLED_CLOSE_TIMEOUT)
-        timers.close_within(seconds, self.background.now())
+        now = self.background.now()
+        since = min(timers.closing_since, now)  # it may have had its second already
+        seconds = max(since + min(timers.close_timeout, _CANCELLED_CLOSE_TIMEOUT) - now, 0)
+        timers.close_within(seconds, now)
         self._reschedule()
         with anyio.move_on_after(seconds, shield=True):
             await self.gone.wait()
@@ -365,10 +374,17 @@ class Link(Receiver):
 
     def _after_input(self) -> None:
         connection = self.connection
+        self._count()
         if connection.answered:
             self._wake_pingers()
         if connection.must_pause and not self._paused:
             self._pause()
+        elif connection.must_continue and not self._continuing:
+            self._continuing = True
+            self.transport.pause_reading()
+            self.background.run_soon(self._continue)
+        if connection.timers.message_due < self._timer.deadline:
+            self._reschedule()
         if self.transport.outbox and not self._flush_scheduled:
             self._flush()  # an answer to a ping or a close frame
         arrival = self._arrival
@@ -403,11 +419,33 @@ class Link(Receiver):
         if self.transport.outbox or self.connection.output_left():
             self._flush()
         self._wake_sender()
+        self._count()
         if not self.transport.outbox:
             for written in self._flushers:
                 written.set()
         if self.connection.state is not State.OPEN:
             self._update()
+
+    def _continue(self) -> None:
+        """The others have had their turn: parse on."""
+        self._continuing = False
+        self.connection.resume(self.background.now())
+        self._after_input()
+        if not (self._continuing or self._paused):
+            self.transport.resume_reading()
+
+    # Memory
+
+    def _count(self) -> None:
+        """What we keep has changed."""
+        size = self.connection.input_size + len(self.transport.outbox)
+        if self._counted or size >= COUNTED_FROM:
+            self._counted = size >= COUNTED_FROM
+            self.background.buffers.count(self, size)
+
+    def shed(self, limit: int) -> None:
+        self.connection.discard_input()
+        self.abort(f"max_buffered_bytes: all connections together keep more than {limit} bytes")
 
     # Pausing
 
@@ -424,7 +462,8 @@ class Link(Receiver):
         if not connection.must_pause:
             self._paused = False
             connection.timers.set_paused(False, now)
-            self.transport.resume_reading()
+            if not self._continuing:
+                self.transport.resume_reading()
         self._after_input()
 
     # Deadlines
@@ -460,6 +499,7 @@ class Link(Receiver):
             elif connection.side is Side.SERVER or connection.failure is not None:
                 transport.send_eof()  # the server closes TCP first (RFC 6455 7.1.1)
         if connection.state is State.LOST and not self.gone.is_set():
+            self.background.buffers.count(self, 0)
             if connection.outcome is Outcome.ABNORMAL:
                 transport.abort()
             else:

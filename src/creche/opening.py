@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 
@@ -22,6 +22,26 @@ _REFUSAL_SECONDS = 1.0
 # closing it with unread input would destroy our answer on its way.
 _LINGER_SECONDS = 1.0
 _LINGER_BYTES = 2**16
+
+
+class Gate(Protocol):
+    """Decides whether a server lets a client in, whatever it asks for."""
+
+    def check_open(self) -> None:
+        """Raise a Rejection if nobody is let in any more."""
+
+    def admit(self) -> None:
+        """Count a client in, or raise a Rejection if there are too many."""
+
+
+class OpenGate(Gate):
+    """Lets everybody in."""
+
+    def check_open(self) -> None:
+        pass
+
+    def admit(self) -> None:
+        pass
 
 
 async def ask(transport: Transport, handshake: ClientHandshake) -> Response:
@@ -59,7 +79,7 @@ async def answer(
     transport: Transport,
     handshake: ServerHandshake,
     options: ServerHandshakeOptions,
-    is_draining: Callable[[], bool],
+    gate: Gate,
 ) -> tuple[Request, Response]:
     """The server's side: read the request, send the answer; returns both if that is 101.
 
@@ -69,9 +89,10 @@ async def answer(
     """
     try:
         request = await _read_request(transport, handshake)
-        if is_draining():
-            raise reject(503, "the server is shutting down")
+        gate.check_open()
+        handshake.check_host(request)
         response = await _decide(request, handshake, options)
+        gate.admit()
     except Rejection as refusal:
         await _refuse(transport, _answer(refusal.response, handshake, options))
         raise

@@ -15,7 +15,13 @@ from creche._version import __version__
 from creche.protocol.handshake import check_subprotocols
 from creche.protocol.headers import Headers, HeadersLike
 from creche.protocol.http import Request, Response
-from creche.protocol.server_handshake import Origins, SelectSubprotocol, check_origins
+from creche.protocol.server_handshake import (
+    Hosts,
+    Origins,
+    SelectSubprotocol,
+    check_hosts,
+    check_origins,
+)
 
 ProcessRequest = Callable[[Request], Response | Awaitable[Response | None] | None]
 ProcessResponse = Callable[[Request, Response], Response | Awaitable[Response | None] | None]
@@ -28,6 +34,9 @@ class ConnectionOptions(TypedDict, total=False):
     """Seconds that the opening handshake may take; None for ever. Default 10."""
     close_timeout: float
     """Seconds that the closing handshake may take. Default 10."""
+    message_timeout: float | None
+    """Seconds that a message may take to arrive, from its first byte to its last, not counting
+    those in which reading pauses for the application; None for ever. Default 60."""
     ping_interval: float | None
     """Seconds of silence after which the peer is pinged; None for never. Default 20."""
     ping_timeout: float | None
@@ -97,9 +106,27 @@ class ServerHandshakeOptions(ConnectionOptions, total=False):
     """Called with request and response, sync or async; may return another response."""
     server_header: str | None
     """The Server header; None for no such header. Default: creche and its version."""
+    hosts: Hosts
+    """The hosts that a client may ask for, against DNS rebinding: names, of which "*.example.com"
+    means every one below example.com, "loopback" for the names and addresses of loopback, None for
+    every host, "auto" for "loopback" where the server listens on loopback only. Default "auto"."""
 
 
-class ServerOptions(ServerHandshakeOptions, total=False):
+class ListenerOptions(ServerHandshakeOptions, total=False):
+    """What a server with many connections allows."""
+
+    max_connections: int | None
+    """Open connections; further clients get 503. None for as many as there are descriptors.
+    Default None."""
+    max_handshakes: int | None
+    """Opening handshakes in progress; a further one drops the oldest. None for any number.
+    Default 1000."""
+    max_buffered_bytes: int | None
+    """Bytes that all connections together may keep in memory, received and to be sent; beyond
+    that, the one with the most is ended. None for any number. Default 256 MiB."""
+
+
+class ServerOptions(ListenerOptions, total=False):
     """The options of serve()."""
 
     ssl: ssl_module.SSLContext | None
@@ -117,6 +144,7 @@ _USER_AGENT = f"creche/{__version__}"
 CONNECTION_DEFAULTS: ConnectionOptions = {
     "open_timeout": 10,
     "close_timeout": 10,
+    "message_timeout": 60,
     "ping_interval": 20,
     "ping_timeout": 20,
     "max_size": 2**20,
@@ -151,6 +179,10 @@ SERVER_DEFAULTS: ServerOptions = {
     "process_request": None,
     "process_response": None,
     "server_header": _USER_AGENT,
+    "hosts": "auto",
+    "max_connections": None,
+    "max_handshakes": 1000,
+    "max_buffered_bytes": 2**28,
     "ssl": None,
     "sockets": None,
     "backlog": 1024,
@@ -204,6 +236,7 @@ def _named_already(check: Callable[[Any], object]) -> Callable[[str, Any], objec
 _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "open_timeout": _or_none(_seconds),
     "close_timeout": _seconds,
+    "message_timeout": _or_none(_seconds),
     "ping_interval": _or_none(_seconds),
     "ping_timeout": _or_none(_seconds),
     "stall_timeout": _or_none(_seconds),
@@ -229,6 +262,10 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "process_request": _or_none(_function),
     "process_response": _or_none(_function),
     "server_header": _or_none(_instance(str)),
+    "hosts": _named_already(check_hosts),
+    "max_connections": _or_none(_count),
+    "max_handshakes": _or_none(_count),
+    "max_buffered_bytes": _or_none(_count),
     "sockets": _or_none(_instance(list, tuple)),
     "backlog": _count,
     "reuse_port": _instance(bool),

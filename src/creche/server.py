@@ -16,14 +16,20 @@ from creche.background import Background, is_cancelled
 from creche.exceptions import ConnectionClosedError, HandshakeError
 from creche.handlers import user_part
 from creche.link import Link
-from creche.opening import answer
-from creche.options import ServerHandshakeOptions, ServerOptions, server_options
+from creche.opening import Gate, OpenGate, answer
+from creche.options import (
+    ListenerOptions,
+    ServerHandshakeOptions,
+    ServerOptions,
+    server_options,
+)
 from creche.protocol.closing import make_close
-from creche.protocol.server_handshake import ServerHandshake
+from creche.protocol.server_handshake import ServerHandshake, is_loopback, reject
 from creche.protocol.states import Side
 from creche.transports.base import Transport
 from creche.transports.dialing import open_transport
 from creche.transports.listening import (
+    RareWarning,
     accept_loop,
     bind_tcp,
     bind_unix,
@@ -37,6 +43,9 @@ from creche.transports.streams import StreamTransport, TrioStream
 from creche.websocket import Handler, WebSocket
 
 T = TypeVar("T")
+
+# A client that is refused because the server is full may come again after so many seconds.
+_RETRY_AFTER = "10"
 
 
 async def serve(
@@ -122,14 +131,14 @@ async def serve_listener(
     listener: Listener[ByteStream],
     *,
     task_status: TaskStatus[Server] = anyio.TASK_STATUS_IGNORED,
-    **options: Unpack[ServerHandshakeOptions],
+    **options: Unpack[ListenerOptions],
 ) -> None:
     """Serve WebSockets on any listener of AnyIO; otherwise as serve().
 
     Args:
         handler: a coroutine function that takes a WebSocket.
         listener: what accepts byte streams; it is closed at the end.
-        options: see ServerHandshakeOptions.
+        options: see ListenerOptions.
     """
     settings = server_options(options)
     async with listener, _running(handler, settings, [], None) as server:
@@ -158,7 +167,7 @@ async def server_websocket(
     async with Background() as background:
         transport = StreamTransport(stream)
         seconds = settings["open_timeout"]
-        ws = await _within(seconds, lambda: _accept(transport, background, settings, lambda: False))
+        ws = await _within(seconds, lambda: _accept(transport, background, settings, OpenGate()))
         async with ws:
             yield ws
 
@@ -210,8 +219,10 @@ class Server:
         self._sockets = list(sockets)
         self._host = host
         self._accepting: list[anyio.CancelScope] = []
-        self._clients: set[anyio.CancelScope] = set()
-        self._opening: set[anyio.CancelScope] = set()  # clients whose handshake is under way
+        self._clients: set[_Client] = set()
+        self._opening: dict[_Client, None] = {}  # those that shake hands, the oldest first
+        self._admitted = 0
+        self._warn = RareWarning(self._logger)
         self._links: set[Link] = set()
         self._idle = anyio.Event()
         self._stopped = anyio.Event()
@@ -256,8 +267,8 @@ class Server:
         """
         close = make_close(code, reason)
         self._stop_accepting()
-        for scope in list(self._opening):
-            scope.cancel()
+        for client in list(self._opening):
+            client.scope.cancel()
         for link in list(self._links):
             link.begin_close(close)
         try:
@@ -301,8 +312,8 @@ class Server:
 
     async def _cancel_clients(self) -> None:
         """Cancel every handler; each connection closes within its bound."""
-        for scope in list(self._clients):
-            scope.cancel()
+        for client in list(self._clients):
+            client.scope.cancel()
         with anyio.CancelScope(shield=True):
             await self._wait_idle()
 
@@ -355,12 +366,12 @@ class Server:
     async def _serve_client(self, open_transport_of: Callable[[], Awaitable[Transport]]) -> None:
         """All of one client's time here. It raises nothing."""
         self.stats.accepted += 1
-        with anyio.CancelScope() as scope:
-            self._clients.add(scope)
-            self._opening.add(scope)
+        client = _Client(self)
+        with client.scope:
+            self._begin_opening(client)
             try:
-                ws = await self._open(open_transport_of)
-                self._opening.discard(scope)
+                ws = await self._open(client, open_transport_of)
+                self._opening.pop(client, None)
                 if ws is not None:
                     await self._handle(ws)
             except Exception:
@@ -372,19 +383,46 @@ class Server:
                 if not is_cancelled():
                     self._logger.error("handler was cancelled from outside of its scopes")
             finally:
-                self._opening.discard(scope)
-                self._clients.discard(scope)
+                self._opening.pop(client, None)
+                self._clients.discard(client)
+                self._admitted -= client.admitted
                 if not self._clients:
                     self._idle.set()
 
+    def _begin_opening(self, client: _Client) -> None:
+        """One more handshake is under way; where there are too many, the oldest is dropped."""
+        self._clients.add(client)
+        self._opening[client] = None
+        limit = self._options["max_handshakes"]
+        if limit is not None and len(self._opening) > limit:
+            oldest = next(iter(self._opening))
+            del self._opening[oldest]
+            oldest.scope.cancel()
+            self.stats.refused += 1
+            self._warn("more than max_handshakes=%d: the oldest are dropped", limit)
+
+    def check_open(self) -> None:
+        """Refuse a client while the server stops."""
+        if self.draining:
+            raise reject(503, "the server is shutting down")
+
+    def admit(self, client: _Client) -> None:
+        """Count a client in, or refuse it where there are too many."""
+        limit = self._options["max_connections"]
+        if limit is not None and self._admitted >= limit:
+            self._warn("more than max_connections=%d: clients are refused", limit)
+            raise reject(503, "the server is full", [("Retry-After", _RETRY_AFTER)])
+        self._admitted += 1
+        client.admitted = True
+
     async def _open(
-        self, open_transport_of: Callable[[], Awaitable[Transport]]
+        self, client: _Client, open_transport_of: Callable[[], Awaitable[Transport]]
     ) -> WebSocket | None:
         """The opening handshake; None if it failed."""
 
         async def accept() -> WebSocket:
             transport = await open_transport_of()
-            return await _accept(transport, self._background, self._options, lambda: self.draining)
+            return await _accept(transport, self._background, self._options, client)
 
         try:
             ws = await _within(self._options["open_timeout"], accept)
@@ -418,6 +456,21 @@ class Server:
         logger.debug("connection closed")
 
 
+class _Client(Gate):
+    """A client of a server, from its first byte to its last."""
+
+    def __init__(self, server: Server) -> None:
+        self.scope = anyio.CancelScope()
+        self.admitted = False
+        self._server = server
+
+    def check_open(self) -> None:
+        self._server.check_open()
+
+    def admit(self) -> None:
+        self._server.admit(self)
+
+
 @asynccontextmanager
 async def _running(
     handler: Handler,
@@ -429,7 +482,9 @@ async def _running(
     try:
         if not callable(handler):
             raise TypeError(f"handler must be callable, not {type(handler).__name__}")
-        async with Background() as background:
+        if options["hosts"] == "auto":
+            options["hosts"] = "loopback" if _on_loopback(sockets) else None
+        async with Background(options["max_buffered_bytes"]) as background:
             server = Server(handler, options, background, sockets, host)
             try:
                 yield server
@@ -441,11 +496,19 @@ async def _running(
             sock.close()
 
 
+def _on_loopback(sockets: Sequence[socket.socket]) -> bool:
+    """Whether a server listens on loopback, and nowhere else."""
+    addresses = [listening_address(sock) for sock in sockets]
+    return bool(addresses) and all(
+        isinstance(address, tuple) and is_loopback(address[0]) for address in addresses
+    )
+
+
 async def _accept(
     transport: Transport,
     background: Background,
     options: ServerHandshakeOptions,
-    is_draining: Callable[[], bool],
+    gate: Gate,
 ) -> WebSocket:
     """The opening handshake on a new transport, which is closed if it fails."""
     try:
@@ -453,10 +516,11 @@ async def _accept(
             origins=options["origins"],
             subprotocols=options["subprotocols"],
             select_subprotocol=options["select_subprotocol"],
+            hosts=None if options["hosts"] == "auto" else options["hosts"],
             max_header_bytes=options["max_header_bytes"],
             extra_attributes=transport.extra_attributes,
         )
-        request, response = await answer(transport, handshake, options, is_draining)
+        request, response = await answer(transport, handshake, options, gate)
     except BaseException:
         with anyio.CancelScope(shield=True):
             await transport.aclose_forcefully()

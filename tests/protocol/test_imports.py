@@ -24,6 +24,7 @@ ALLOWED = {
     "hashlib",
     "http",  # HTTPStatus
     "importlib",
+    "ipaddress",
     "os",  # urandom, register_at_fork
     "re",
     "typing",

@@ -10,8 +10,9 @@ def make_timers(
     ping_timeout: float | None = 20,
     stall_timeout: float | None = 40,
     close_timeout: float = 10,
+    message_timeout: float | None = 60,
 ) -> Timers:
-    return Timers(0, ping_interval, ping_timeout, stall_timeout, close_timeout)
+    return Timers(0, ping_interval, ping_timeout, stall_timeout, close_timeout, message_timeout)
 
 
 def ping(timers: Timers, now: float, delivered: int = 0, in_flight: int = 0) -> None:
@@ -137,25 +138,63 @@ def test_closing_and_the_end_have_deadlines_of_which_the_sooner_holds() -> None:
     assert timers.next_timeout == NEVER
 
 
-@pytest.mark.parametrize("name", ["ping_interval", "ping_timeout", "stall_timeout"])
-def test_a_deadline_that_is_turned_off_never_comes(name: str) -> None:
-    options: dict[str, float | None] = {
-        "ping_interval": 20,
-        "ping_timeout": 20,
-        "stall_timeout": 40,
-    }
-    options[name] = None
-    timers = Timers(0, **options, close_timeout=10)
-    timers.output_waits(0, 0)
-    verdicts = set()
-    for now in range(0, 1000, 10):
-        verdict = timers.expired(now, 0, 1)
-        if verdict is Verdict.PING:
-            timers.expect_pong(now)
-        verdicts.add(verdict)
-    missing = {
-        "ping_interval": Verdict.PING,
-        "ping_timeout": Verdict.DEAD,
-        "stall_timeout": Verdict.STALLED,
-    }
-    assert missing[name] not in verdicts
+@pytest.mark.parametrize(
+    ("name", "verdict"),
+    [
+        ("ping_interval", Verdict.PING),
+        ("ping_timeout", Verdict.DEAD),
+        ("stall_timeout", Verdict.STALLED),
+        ("message_timeout", Verdict.UNFINISHED),
+    ],
+)
+def test_a_deadline_that_is_turned_off_never_comes(name: str, verdict: Verdict) -> None:
+    def verdicts(timers: Timers) -> set[Verdict]:
+        seen = set()
+        timers.message_began(0)
+        if name != "ping_timeout":  # where our bytes are refused, the ping is not waited for
+            timers.output_waits(0, 0)
+        for now in range(0, 1000, 10):
+            seen.add(timers.expired(now, 0, 1))
+            if Verdict.PING in seen:
+                timers.expect_pong(now)
+        return seen
+
+    assert verdict in verdicts(make_timers())
+    options: dict[str, float | None] = {name: None}
+    assert verdict not in verdicts(make_timers(**options))  # type: ignore[arg-type]
+
+
+def test_a_ping_that_cannot_be_written_is_for_the_stall_timeout() -> None:
+    timers = make_timers(ping_interval=1, ping_timeout=1, stall_timeout=40)
+    timers.output_waits(0, 100)
+    ping(timers, 1, 100, 50)
+    assert [timers.expired(now, 100, 50) for now in (2, 10, 20, 30, 39)] == [Verdict.NOTHING] * 5
+    assert timers.expired(40, 100, 50) is Verdict.STALLED
+
+
+def test_a_message_must_be_finished_in_time() -> None:
+    timers = make_timers(ping_interval=None, message_timeout=60)
+    timers.message_began(5)
+    assert timers.next_timeout == 65
+    assert timers.expired(64, 0, 0) is Verdict.NOTHING
+    assert timers.expired(65, 0, 0) is Verdict.UNFINISHED
+    assert "message timeout" in timers.describe(Verdict.UNFINISHED)
+    assert timers.next_timeout == NEVER
+
+
+def test_a_message_has_no_less_time_because_we_do_not_read() -> None:
+    timers = make_timers(ping_interval=None, message_timeout=60)
+    timers.message_began(0)
+    timers.set_paused(True, 20)
+    assert timers.next_timeout == NEVER
+    assert timers.watching_message
+    timers.set_paused(False, 1000)
+    assert timers.next_timeout == 1040
+    # One that begins while we do not read has all its time afterwards.
+    timers.message_done()
+    timers.set_paused(True, 1010)
+    timers.message_began(1010)
+    timers.set_paused(False, 2000)
+    assert timers.next_timeout == 2060
+    timers.message_done()
+    assert not timers.watching_message

@@ -22,14 +22,21 @@ Invariants:
 3. What the peer did wrong takes its place in the stream: messages that were whole before it are
    still taken, and answered. The close frame that tells the peer is sent when `next_message` gets
    to that place, or `close_timeout` later.
-4. Parsing stops when the inbox is full. What is left is kept, and the caller stops reading.
+4. Parsing stops when the inbox is full, or after FRAMES_IN_A_ROW frames, so that no peer can hold
+   up the others. What is left is kept, and the caller stops reading.
 5. No view of the caller's buffer outlives `receive_data`.
 """
 
 from __future__ import annotations
 
-from creche.protocol.closing import MAX_REASON_BYTES, NORMAL_CODES, Close, parse_close
-from creche.protocol.exceptions import PeerError
+from creche.protocol.closing import (
+    MAX_REASON_BYTES,
+    NORMAL_CODES,
+    POLICY_VIOLATION,
+    Close,
+    parse_close,
+)
+from creche.protocol.exceptions import PeerError, ProtocolError
 from creche.protocol.frames import (
     CLOSE,
     CONTINUATION,
@@ -50,6 +57,9 @@ from creche.protocol.timers import Timers, Verdict
 DRAIN_BYTES = 2**20
 DRAIN_SECONDS = 1.0
 
+# So many frames are parsed before others get a turn: a few bytes each fill a read with thousands.
+FRAMES_IN_A_ROW = 64
+
 
 class Connection:
     """The protocol of one connection, without I/O.
@@ -67,6 +77,8 @@ class Connection:
         ping_timeout: seconds in which a ping must be followed by a sign of life; None for ever.
         stall_timeout: seconds in which the peer must take some of what waits; None for ever.
         close_timeout: seconds that closing may take.
+        message_timeout: seconds that a message may take from its first byte to its last, not
+            counting those in which we do not read; None for ever.
     """
 
     def __init__(
@@ -84,12 +96,15 @@ class Connection:
         ping_timeout: float | None = 20,
         stall_timeout: float | None = 40,
         close_timeout: float = 10,
+        message_timeout: float | None = 60,
     ) -> None:
         self.side = side
         self.outbox = outbox
         self.state = State.OPEN
         self.inbox = Inbox(max_size, max_fragments, max_queue, max_queue_bytes)
-        self.timers = Timers(now, ping_interval, ping_timeout, stall_timeout, close_timeout)
+        self.timers = Timers(
+            now, ping_interval, ping_timeout, stall_timeout, close_timeout, message_timeout
+        )
         self.received: Close | None = None
         self.sent: Close | None = None
         self.failure: PeerError | None = None  # what the peer did wrong
@@ -107,6 +122,8 @@ class Connection:
         # Bytes that could not be parsed yet: the start of a frame, or what the inbox had no
         # room for.
         self._tail = bytearray()
+        self._interrupted = False  # whether parsing stopped for the sake of others
+        self._finished = 0  # the inbox's count when the unfinished message was looked at
         # The data frame whose payload is arriving.
         self._frame_left = 0
         self._frame_fin = False
@@ -140,6 +157,16 @@ class Connection:
         return bool(self._tail) and self.inbox.full
 
     @property
+    def must_continue(self) -> bool:
+        """Whether `resume` is to be called again, when others have had their turn."""
+        return self._interrupted and not self.ended and not self.inbox.full
+
+    @property
+    def input_size(self) -> int:
+        """Bytes that are kept of what arrived."""
+        return len(self._tail) + self.inbox.size
+
+    @property
     def next_timeout(self) -> float:
         """When `handle_timeout` is due; infinity for never."""
         return self.timers.next_timeout
@@ -159,15 +186,26 @@ class Connection:
                 position = self._parse(view, now)
                 if position < len(view):
                     self._tail += view[position:]
+            self._watch_message(now)
 
     def resume(self, now: float) -> None:
-        """Go on parsing what was kept while the inbox was full."""
+        """Go on parsing what was kept."""
         if self.ended:
             return
         tail = self._tail
         with memoryview(tail) as view:
             position = self._parse(view, now)
         del tail[:position]
+        self._watch_message(now)
+
+    def _watch_message(self, now: float) -> None:
+        """See to it that a message that has begun is finished in time."""
+        timers = self.timers
+        if not (self._tail or self._frame_left) and self.inbox.between_messages:
+            timers.message_done()
+        elif self._finished != self.inbox.finished or not timers.watching_message:
+            self._finished = self.inbox.finished
+            timers.message_began(now)
 
     def _parse(self, view: memoryview, now: float) -> int:
         """Parse as far as possible; returns where it stopped."""
@@ -186,9 +224,15 @@ class Connection:
         position = 0
         end = len(view)
         masked = not self._masking
+        turns = FRAMES_IN_A_ROW
+        self._interrupted = False
         while position < end and not self.ended:
             if not self._discarding and inbox.full:
                 break
+            if turns == 0:
+                self._interrupted = True
+                break
+            turns -= 1
             if self._frame_left:
                 position = self._parse_payload(view, position, end)
                 continue
@@ -439,6 +483,8 @@ class Connection:
                 out_of_time = True
                 if self.state is State.FAILING:
                     self.fail(now)
+            elif verdict is Verdict.UNFINISHED:
+                self._violation(ProtocolError(self.timers.describe(verdict), POLICY_VIOLATION), now)
             else:
                 self.lose(self.timers.describe(verdict))
 

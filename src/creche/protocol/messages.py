@@ -80,6 +80,7 @@ class Inbox:
         self.parts: deque[Part] = deque()
         self.messages = 0
         self.bytes = 0
+        self.finished = 0  # messages that have arrived whole since the beginning
         # The message that is arriving: None between messages.
         self._opcode: int | None = None
         self._fragments = 0
@@ -107,13 +108,22 @@ class Inbox:
 
     @property
     def between_messages(self) -> bool:
+        """Whether no message has begun that is not finished."""
         return self._opcode is None
 
+    @property
+    def size(self) -> int:
+        """All bytes that are kept, those of unfinished messages included."""
+        return self.bytes + self._pending + self._taken_size
+
     def clear(self) -> None:
-        """Drop everything, also what was taken of an unfinished message."""
+        """Drop everything, also what there is of an unfinished message."""
         self.parts.clear()
         self.messages = 0
         self.bytes = 0
+        self._text.clear()
+        self._binary.clear()
+        self._pending = 0
         self._taken.clear()
         self._taken_size = 0
 
@@ -128,6 +138,7 @@ class Inbox:
         size = len(data)
         self.parts.append((decode_text(data) if opcode == TEXT else bytes(data), size, True))
         self.messages += 1
+        self.finished += 1
         self.bytes += size
 
     def begin_frame(self, opcode: int) -> None:
@@ -180,6 +191,7 @@ class Inbox:
         self._opcode = None
         self._decoder = None
         self.messages += 1
+        self.finished += 1
 
     def _decode(self, data: bytes | memoryview, final: bool) -> None:
         assert self._decoder is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -32,6 +33,7 @@ from creche.protocol.http import (
 
 Origin = str | re.Pattern[str] | None
 Origins = Sequence[Origin] | str | None
+Hosts = Sequence[str] | str | None
 SelectSubprotocol = Callable[[Request, Sequence[str]], str | None]
 
 # These reach process_request; only a GET can become a WebSocket.
@@ -46,6 +48,8 @@ class ServerHandshake:
             str, patterns that must match whole, and None for requests without an Origin header.
         subprotocols: the supported ones, the preferred first.
         select_subprotocol: chooses instead, from those that the client offers.
+        hosts: the hosts that may be asked for: names, "*.name" for every one below it, "loopback",
+            or None for every one.
         max_header_bytes: the largest head of a request, in bytes.
         extra_attributes: what the request's `extra` looks up.
     """
@@ -56,6 +60,7 @@ class ServerHandshake:
         origins: Origins = "same-host",
         subprotocols: Sequence[str] = (),
         select_subprotocol: SelectSubprotocol | None = None,
+        hosts: Hosts = None,
         max_header_bytes: int = 2**14,
         extra_attributes: Mapping[Any, Callable[[], Any]] | None = None,
     ) -> None:
@@ -64,6 +69,7 @@ class ServerHandshake:
         self._origins = origins
         self._subprotocols = subprotocols
         self._select_subprotocol = select_subprotocol
+        self._hosts = hosts
         self._extra_attributes = extra_attributes
         self._first_byte: bytes | None = None
         self._head = HeadReader(max_header_bytes)
@@ -113,6 +119,20 @@ class ServerHandshake:
         if not isinstance(self._http.next_event(), h11.EndOfMessage):
             raise reject(400, "a request with a body cannot become a WebSocket")
         return request
+
+    def check_host(self, request: Request) -> None:
+        """Refuse a request for another host: a browser that was led here by DNS rebinding.
+
+        Raises:
+            Rejection: with 421 (RFC 9110 15.5.20).
+        """
+        if self._hosts is None:
+            return
+        given = request.headers["Host"]
+        host = _host_of("//" + given)
+        if host is None or not _host_matches(self._hosts, host.rstrip(".")):
+            why = "the server listens on loopback" if self._hosts == "loopback" else "it is unknown"
+            raise reject(421, f"Host {given} is not allowed: {why}; see the option hosts")
 
     @staticmethod
     def _method_not_allowed() -> Rejection:
@@ -226,6 +246,23 @@ def _host_of(origin: str) -> str | None:
         return None
 
 
+def _host_matches(allowed: Sequence[str] | str, host: str) -> bool:
+    if allowed == "loopback":
+        return host == "localhost" or host.endswith(".localhost") or is_loopback(host)
+    return any(
+        host.endswith(name[1:].lower()) if name.startswith("*.") else host == name.lower()
+        for name in allowed
+    )
+
+
+def is_loopback(address: str) -> bool:
+    """Whether this is an IP address of loopback."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
 def _origin_matches(pattern: Origin, origin: str | None) -> bool:
     if isinstance(pattern, re.Pattern):
         return origin is not None and pattern.fullmatch(origin) is not None
@@ -245,6 +282,21 @@ def check_origins(origins: Origins) -> None:
     for origin in origins:
         if not isinstance(origin, str | re.Pattern | None):
             raise TypeError(f"origins must hold str, patterns or None, not {origin!r}")
+
+
+def check_hosts(hosts: Hosts) -> None:
+    """Check the option `hosts` of a server.
+
+    Raises:
+        TypeError: a str other than "auto" and "loopback", or something strange in the sequence.
+    """
+    if hosts is None or hosts in ("auto", "loopback"):
+        return
+    if isinstance(hosts, str):
+        raise TypeError('hosts must be "auto", "loopback", None or a sequence, not another str')
+    for host in hosts:
+        if not isinstance(host, str):
+            raise TypeError(f"hosts must hold str, not {host!r}")
 
 
 def reject(status: int, text: str, headers: HeadersLike = ()) -> Rejection:

@@ -1,5 +1,5 @@
 # cython: annotation_typing=False
-"""The deadlines of a connection: keepalive, stall and closing. Times come in, verdicts go out.
+"""The deadlines of a connection: times come in, verdicts go out.
 
 Every time is a number of seconds on a clock that only the caller knows; infinity is "never".
 """
@@ -23,6 +23,7 @@ class Verdict(Enum):
     DEAD = 3  # no pong
     STALLED = 4  # the peer takes nothing
     UNCLOSED = 5  # the closing handshake takes too long
+    UNFINISHED = 6  # a message takes too long to arrive
 
 
 class Timers:
@@ -40,18 +41,23 @@ class Timers:
         ping_timeout: float | None,
         stall_timeout: float | None,
         close_timeout: float,
+        message_timeout: float | None,
     ) -> None:
         self.ping_interval = NEVER if ping_interval is None else ping_interval
         self.ping_timeout = NEVER if ping_timeout is None else ping_timeout
         self.stall_timeout = NEVER if stall_timeout is None else stall_timeout
         self.close_timeout = close_timeout
+        self.message_timeout = NEVER if message_timeout is None else message_timeout
         self.last_received = now
         self.ping_due = now + self.ping_interval
         self.pong_due = NEVER
         self.stall_due = NEVER
         self.end_due = NEVER
         self.close_due = NEVER
+        self.message_due = NEVER
+        self.closing_since = NEVER  # when the closing handshake began
         self._paused = False
+        self._message_left = NEVER  # seconds for the unfinished message, while we are paused
         # When the pong became due, what had been delivered then, and whether more was waiting.
         self._asked_at = now
         self._pong_mark = 0
@@ -63,7 +69,14 @@ class Timers:
     @property
     def next_timeout(self) -> float:
         """The earliest deadline."""
-        return min(self.ping_due, self.pong_due, self.stall_due, self.end_due, self.close_due)
+        return min(
+            self.ping_due,
+            self.pong_due,
+            self.stall_due,
+            self.end_due,
+            self.close_due,
+            self.message_due,
+        )
 
     def stop(self) -> None:
         """No deadline of the peer's any more; the application's own, to take the end, stays."""
@@ -71,7 +84,9 @@ class Timers:
         self.stall_due = self.close_due = NEVER
 
     def stop_keepalive(self) -> None:
+        """The connection is ending: nothing more is asked of the peer than to close."""
         self.ping_due = self.pong_due = NEVER
+        self.message_done()
 
     def expect_pong(self, now: float) -> None:
         """A ping was sent; unless an earlier one is unanswered, its answer is due."""
@@ -86,8 +101,30 @@ class Timers:
     def set_paused(self, paused: bool, now: float) -> None:
         """Whether we leave the peer's bytes unread: no answer is expected of it meanwhile."""
         self._paused = paused
-        if not paused and self.pong_due != NEVER:
+        if paused:
+            self._message_left = self.message_due - now
+            self.message_due = NEVER
+            return
+        if self.pong_due != NEVER:
             self.pong_due = max(self.pong_due, now + self.ping_timeout)
+        self.message_due = now + self._message_left
+        self._message_left = NEVER
+
+    @property
+    def watching_message(self) -> bool:
+        """Whether a message is known to be unfinished."""
+        return self.message_due != NEVER or self._message_left != NEVER
+
+    def message_began(self, now: float) -> None:
+        """Some of a message has arrived, and not all of it."""
+        if self._paused:
+            self._message_left = self.message_timeout
+        else:
+            self.message_due = now + self.message_timeout
+
+    def message_done(self) -> None:
+        """No message is unfinished."""
+        self.message_due = self._message_left = NEVER
 
     @property
     def watching_output(self) -> bool:
@@ -102,6 +139,7 @@ class Timers:
 
     def close_within(self, seconds: float, now: float) -> None:
         """The connection must be over in so many seconds; a sooner deadline stays."""
+        self.closing_since = min(self.closing_since, now)
         self.close_due = min(self.close_due, now + seconds)
 
     def end_within(self, seconds: float, now: float) -> None:
@@ -119,6 +157,9 @@ class Timers:
         if now >= self.end_due:
             self.end_due = NEVER
             return Verdict.END
+        if now >= self.message_due:
+            self.message_due = NEVER
+            return Verdict.UNFINISHED
         if now >= self.stall_due and self._stalled(now, delivered, in_flight):
             return Verdict.STALLED
         if now >= self.pong_due and self._dead(now, delivered, in_flight):
@@ -131,6 +172,8 @@ class Timers:
         """Why the connection is given up, in words for the application."""
         if verdict is Verdict.DEAD:
             return f"keepalive ping timeout: no sign of life for {self.ping_timeout:g} s"
+        if verdict is Verdict.UNFINISHED:
+            return f"message timeout: a message was not finished in {self.message_timeout:g} s"
         if verdict is Verdict.STALLED:
             return f"stall timeout: the peer took no byte for {self.stall_timeout:g} s"
         return f"close timeout: no end to the closing handshake for {self.close_timeout:g} s"
@@ -149,7 +192,8 @@ class Timers:
             self.pong_due = NEVER
             return False
         taking = delivered > self._pong_mark and (self._pong_behind or in_flight > 0)
-        if self._paused or taking:
+        # Where our bytes are refused, the ping cannot be written: that is for `stall_timeout`.
+        if self._paused or taking or self.watching_output:
             self._pong_mark = delivered
             self._pong_behind = in_flight > 0
             self.pong_due = now + self.ping_timeout

@@ -151,6 +151,20 @@ def remove_unix(path: str | os.PathLike[str], made: tuple[int, int]) -> None:
         pass
 
 
+class RareWarning:
+    """Logs what happens often no more than once a second."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._logged_at = float("-inf")
+
+    def __call__(self, message: str, *args: object) -> None:
+        now = anyio.current_time()
+        if now >= self._logged_at + _LOG_INTERVAL:
+            self._logged_at = now
+            self._logger.warning(message, *args)
+
+
 async def accept_loop(
     sock: socket.socket, accepted: Callable[[socket.socket], object], logger: logging.Logger
 ) -> None:
@@ -162,7 +176,7 @@ async def accept_loop(
         OSError: the socket itself is broken.
     """
     sock.setblocking(False)
-    logged_at = float("-inf")
+    warn = RareWarning(logger)
     while True:
         await anyio.wait_readable(sock)
         try:
@@ -173,10 +187,7 @@ async def accept_loop(
         except OSError as exc:
             if exc.errno not in _PASSING:
                 raise
-            now = anyio.current_time()
-            if now >= logged_at + _LOG_INTERVAL:
-                logged_at = now
-                logger.warning("cannot accept connections for now: %s", exc)
+            warn("cannot accept connections for now: %s", exc)
             await anyio.sleep(PAUSE)
 
 
