@@ -275,8 +275,10 @@ class Server:
             with anyio.move_on_after(grace):
                 await self._wait_idle()
         finally:
-            await self._cancel_clients()
-            self._stopped.set()
+            try:
+                await self._cancel_clients()
+            finally:
+                self._stopped.set()
 
     async def drain(self) -> None:
         """Stop accepting, keep what is open; stop when all connections have ended.
