@@ -586,6 +586,12 @@ def check_received(peer: Peer, log: Log, peer_kind: str) -> None:
         check(received == log[: len(received)], "what was received is not what was sent")
 
 
+def user_part(error: Exception) -> Any:
+    """What is left of an exception without those that tell of a peer that has gone."""
+    ends = OSError, creche.WebSocketError, anyio.BrokenResourceError, anyio.EndOfStream
+    return ExceptionGroup("", [error]).split(ends)[1]
+
+
 async def connecting(world: World, log: Log) -> None:
     async with world.connect() as ws:
         try:
@@ -662,9 +668,9 @@ async def life_once(world: World, name: str, peer_kind: str, k: int, how: str) -
         check(type(outcome.error) is UserError, f"a user's error became {outcome.error!r}")
         log.remove("cancelled")
     elif outcome.error is not None:
-        # A scope that is cancelled may still be told what happened; a run through may not.
+        # One that is cancelled may be told that the peer has gone; one that runs through may not.
         check(outcome.struck, f"raised {outcome.error!r}")
-        check(isinstance(outcome.error, OSError | creche.WebSocketError), f"{outcome.error!r}")
+        check(not user_part(outcome.error), f"raised {outcome.error!r}")
     await world.end_peers()
     for peer in world.peers:
         if name.startswith("connect"):
