@@ -108,6 +108,7 @@ async def _read_request(transport: Transport, handshake: ServerHandshake) -> Req
             raise InvalidMessage("the client closed the connection before it asked")
         request = handshake.receive_data(data)
         if request is not None:
+            request.extra_attributes = transport.extra_attributes
             return request
 
 

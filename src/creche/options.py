@@ -120,7 +120,7 @@ class ListenerOptions(ServerHandshakeOptions, total=False):
     Default None."""
     max_handshakes: int | None
     """Opening handshakes in progress; a further one drops the oldest. None for any number.
-    Default 1000."""
+    Default 500."""
     max_buffered_bytes: int | None
     """Bytes that all connections together may keep in memory, received and to be sent; beyond
     that, the one with the most is ended. None for any number. Default 256 MiB."""
@@ -181,7 +181,7 @@ SERVER_DEFAULTS: ServerOptions = {
     "server_header": _USER_AGENT,
     "hosts": "auto",
     "max_connections": None,
-    "max_handshakes": 1000,
+    "max_handshakes": 500,
     "max_buffered_bytes": 2**28,
     "ssl": None,
     "sockets": None,

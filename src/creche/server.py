@@ -44,6 +44,10 @@ from creche.websocket import Handler, WebSocket
 
 T = TypeVar("T")
 
+# While there are as many handshakes as may be, clients are accepted with so many seconds between
+# them: then each has a time for its handshake before it is the oldest.
+_CROWDED_PAUSE = 0.002
+
 # A client that is refused because the server is full may come again after so many seconds.
 _RETRY_AFTER = "10"
 
@@ -353,11 +357,12 @@ class Server:
                     self._failure = OSError(f"accepting failed: {exc}")
                     self._stopped.set()
 
-    def _add_socket(self, sock: socket.socket) -> None:
+    def _add_socket(self, sock: socket.socket) -> float | None:
         async def open_socket() -> Transport:
             return await open_transport(sock, self._options["ssl"], server_side=True)
 
         self._background.handlers.start_soon(self._serve_client, open_socket)
+        return _CROWDED_PAUSE if len(self._opening) == self._options["max_handshakes"] else None
 
     async def _serve_stream(self, stream: ByteStream) -> None:
         async def open_stream() -> Transport:
@@ -520,7 +525,6 @@ async def _accept(
             select_subprotocol=options["select_subprotocol"],
             hosts=None if options["hosts"] == "auto" else options["hosts"],
             max_header_bytes=options["max_header_bytes"],
-            extra_attributes=transport.extra_attributes,
         )
         request, response = await answer(transport, handshake, options, gate)
     except BaseException:

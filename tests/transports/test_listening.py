@@ -216,7 +216,7 @@ async def test_many_connections_at_once_give_others_their_turn(
             await anyio.lowlevel.checkpoint()
         tg.cancel_scope.cancel()
     assert accepted == list(range(200))
-    assert waits >= 4
+    assert waits >= 200
 
 
 async def test_a_broken_listening_socket_is_an_error() -> None:

@@ -7,8 +7,7 @@ import base64
 import binascii
 import ipaddress
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 import h11
@@ -51,8 +50,9 @@ class ServerHandshake:
         hosts: the hosts that may be asked for: names, "*.name" for every one below it, "loopback",
             or None for every one.
         max_header_bytes: the largest head of a request, in bytes.
-        extra_attributes: what the request's `extra` looks up.
     """
+
+    _http: h11.Connection
 
     def __init__(
         self,
@@ -62,7 +62,6 @@ class ServerHandshake:
         select_subprotocol: SelectSubprotocol | None = None,
         hosts: Hosts = None,
         max_header_bytes: int = 2**14,
-        extra_attributes: Mapping[Any, Callable[[], Any]] | None = None,
     ) -> None:
         self.request: Request | None = None
         self.subprotocol: str | None = None
@@ -70,10 +69,8 @@ class ServerHandshake:
         self._subprotocols = subprotocols
         self._select_subprotocol = select_subprotocol
         self._hosts = hosts
-        self._extra_attributes = extra_attributes
         self._first_byte: bytes | None = None
         self._head = HeadReader(max_header_bytes)
-        self._http = h11.Connection(h11.SERVER)
 
     @property
     def trailing_data(self) -> bytes:
@@ -101,6 +98,7 @@ class ServerHandshake:
         version = re.search(rb" HTTP/(\d+\.\d+)$", first_line)
         if version is not None and version[1] != b"1.1":
             raise reject(505, "the opening handshake needs HTTP/1.1")
+        self._http = h11.Connection(h11.SERVER)  # not before: slow clients shall cost little
         self._http.receive_data(head)
         try:
             event = self._http.next_event()
@@ -112,7 +110,6 @@ class ServerHandshake:
             event.target.decode("latin-1"),
             headers,
             method=event.method.decode("latin-1"),
-            extra_attributes=self._extra_attributes,
         )
         if request.method not in _METHODS:
             raise self._method_not_allowed()

@@ -22,9 +22,6 @@ _PASSING = frozenset(
 PAUSE = 0.1
 _LOG_INTERVAL = 1.0
 
-# So many connections are accepted before others get a turn.
-_ACCEPTS_IN_A_ROW = 64
-
 _PORT_ATTEMPTS = 8
 
 
@@ -166,10 +163,11 @@ class RareWarning:
 
 
 async def accept_loop(
-    sock: socket.socket, accepted: Callable[[socket.socket], object], logger: logging.Logger
+    sock: socket.socket, accepted: Callable[[socket.socket], float | None], logger: logging.Logger
 ) -> None:
-    """Accept connections until cancelled. `accepted` takes each and must not wait.
+    """Accept connections until cancelled, one in each turn of the event loop.
 
+    `accepted` takes each and must not wait; it may return the seconds until the next is wanted.
     Running out of descriptors or memory is logged once a second and sat out.
 
     Raises:
@@ -180,8 +178,9 @@ async def accept_loop(
     while True:
         await anyio.wait_readable(sock)
         try:
-            for _ in range(_ACCEPTS_IN_A_ROW):
-                accepted(sock.accept()[0])
+            pause = accepted(sock.accept()[0])
+            if pause:
+                await anyio.sleep(pause)
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as exc:

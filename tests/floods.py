@@ -1,0 +1,289 @@
+"""What a flood costs everybody else: `python tests/floods.py` (or `nox -s floods`).
+
+For each kind of flood, a server process is flooded by another process while an honest connection
+goes on to send and to wait for its echo. Printed are by how much the server's memory grew and the
+99th percentile of the honest connection's delay, as a multiple of what it was without the flood.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+import creche
+from creche.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, append_frame
+from support import echo
+
+REQUEST = (
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+KEY = b"\1\2\3\4"
+MESSAGE = bytearray()
+append_frame(MESSAGE, BINARY, b"x" * 122, KEY)
+ECHO_SIZE = 2 + 122
+# The honest connection sends so many messages a second.
+RATE = 500
+
+BACKENDS: dict[str, dict[str, Any]] = {
+    "asyncio": {"backend": "asyncio"},
+    "uvloop": {"backend": "asyncio", "backend_options": {"use_uvloop": True}},
+    "trio": {"backend": "trio"},
+}
+
+
+def pin(core: int) -> None:
+    """Stay on one core, where there are two to choose from."""
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[core % len(cores)]})
+
+
+# The server
+
+
+def serve(backend: str, descriptors: int) -> None:
+    pin(0)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+
+    async def main() -> None:
+        async with creche.serving(echo, "127.0.0.1", logger=quiet) as server:
+            print(server.addresses[0][1], flush=True)
+            await anyio.to_thread.run_sync(sys.stdin.read)
+
+    import logging
+
+    quiet = logging.getLogger("quiet")
+    quiet.addHandler(logging.NullHandler())
+    quiet.propagate = False
+    anyio.run(main, **BACKENDS[backend])
+
+
+@contextmanager
+def server_process(backend: str, descriptors: int) -> Iterator[tuple[int, int]]:
+    """A server; its process and its port."""
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--serve", backend, str(descriptors)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield process.pid, int(process.stdout.readline())
+    finally:
+        process.stdin.close()
+        process.wait(30)
+        process.stdout.close()
+
+
+def memory(pid: int) -> float:
+    """The resident memory of a process, in MiB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError("no VmRSS")
+
+
+# The floods: each is called again and again, with a socket that is connected to the server, until
+# the time is over. A server that has had enough of it resets it, and it comes again.
+
+
+def frames(count: int, *kinds: tuple[int, bytes, bool]) -> bytes:
+    out = bytearray()
+    for opcode, payload, fin in kinds:
+        append_frame(out, opcode, payload, KEY, fin)
+    return bytes(out) * count
+
+
+def opened(port: int) -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", port))
+    sock.settimeout(1)
+    sock.sendall(REQUEST)
+    data = b""
+    while b"\r\n\r\n" not in data:
+        received = sock.recv(4096)
+        if not received:
+            raise ConnectionError("refused")
+        data += received
+    return sock
+
+
+def send_for_ever(first: bytes, data: bytes, read: bool) -> Callable[[int, float], None]:
+    def flood(port: int, end: float) -> None:
+        with opened(port) as sock:
+            sock.sendall(first)
+            while time.monotonic() < end:
+                try:
+                    sock.sendall(data)
+                except TimeoutError:
+                    if not read:
+                        time.sleep(0.1)
+                while read:
+                    try:
+                        if not sock.recv(65536, socket.MSG_DONTWAIT):
+                            return
+                    except BlockingIOError:
+                        break
+
+    return flood
+
+
+held: list[socket.socket] = []
+
+
+def half_open(port: int, end: float) -> None:
+    """Handshakes that are begun and never finished, 3,000 of them at a time."""
+    sock = socket.create_connection(("127.0.0.1", port))
+    sock.sendall(REQUEST[:60])
+    held.append(sock)
+    if len(held) > 3000:
+        held.pop(0).close()
+
+
+def hold(port: int, end: float) -> None:
+    """Connections that do nothing, until the server has no descriptors left, and beyond."""
+    if len(held) < 1000:
+        sock = socket.create_connection(("127.0.0.1", port))
+        held.append(sock)
+    else:
+        time.sleep(0.1)
+
+
+def scan(port: int, end: float) -> None:
+    socket.create_connection(("127.0.0.1", port)).close()
+
+
+EMPTY = (CONTINUATION, b"", False)
+FLOODS: dict[str, tuple[Callable[[int, float], None], int]] = {
+    "pings": (send_for_ever(b"", frames(5000, (PING, b"", True)), True), 4096),
+    "pings, answers unread": (send_for_ever(b"", frames(5000, (PING, b"", True)), False), 4096),
+    "pings of 125 bytes": (send_for_ever(b"", frames(500, (PING, b"p" * 125, True)), True), 4096),
+    "unsolicited pongs": (send_for_ever(b"", frames(5000, (PONG, b"", True)), True), 4096),
+    "empty fragments": (
+        send_for_ever(frames(1, (BINARY, b"", False)), frames(5000, EMPTY), True),
+        4096,
+    ),
+    "one-byte fragments": (
+        send_for_ever(
+            frames(1, (BINARY, b"", False)), frames(5000, (CONTINUATION, b"x", False)), True
+        ),
+        4096,
+    ),
+    "empty messages": (send_for_ever(b"", frames(10_000, (BINARY, b"", True)), True), 4096),
+    "empty messages, unread": (
+        send_for_ever(b"", frames(10_000, (BINARY, b"", True)), False),
+        4096,
+    ),
+    "data after the close frame": (
+        send_for_ever(
+            frames(1, (CLOSE, b"", True)), frames(20, (BINARY, b"x" * 30_000, True)), True
+        ),
+        4096,
+    ),
+    "half-open handshakes": (half_open, 8192),
+    "out of descriptors": (hold, 256),
+    "connect and close": (scan, 4096),
+}
+
+
+def flood(name: str, port: int, seconds: float) -> None:
+    pin(1)
+    os.nice(19)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    end = time.monotonic() + seconds
+    times = 0
+    while time.monotonic() < end:
+        times += 1
+        try:
+            FLOODS[name][0](port, end)
+        except OSError:
+            time.sleep(0.001)
+
+
+# The honest connection
+
+
+def percentile_99(sock: socket.socket, seconds: float, pid: int) -> tuple[float, float]:
+    """The 99th percentile of the delay of an echo, in ms, and the most memory meanwhile."""
+    delays = []
+    most = 0.0
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        start = time.perf_counter()
+        sock.sendall(MESSAGE)
+        left = ECHO_SIZE
+        while left:
+            data = sock.recv(left)
+            if not data:
+                raise ConnectionError("the honest connection was closed")
+            left -= len(data)
+        delays.append((time.perf_counter() - start) * 1000)
+        if len(delays) % 50 == 0:
+            most = max(most, memory(pid))
+        time.sleep(max(0, 1 / RATE - (time.perf_counter() - start)))
+    return statistics.quantiles(delays, n=100)[98], most
+
+
+def measure(backend: str, name: str, seconds: float) -> tuple[float, float, float]:
+    """Memory growth in MiB, and the percentile without and with the flood in ms."""
+    with server_process(backend, FLOODS[name][1]) as (pid, port), opened(port) as sock:
+        sock.settimeout(30)
+        # Connections that come and go, so that what is kept for later ones is there already.
+        for _ in range(50):
+            opened(port).close()
+        percentile_99(sock, 1, pid)
+        quiet, before = percentile_99(sock, seconds / 2, pid)
+        flooder = subprocess.Popen(
+            [sys.executable, __file__, "--flood", name, str(port), str(seconds + 1)]
+        )
+        try:
+            time.sleep(0.5)
+            flooded, most = percentile_99(sock, seconds, pid)
+        finally:
+            flooder.wait(60)
+        return most - before, quiet, flooded
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What a flood costs everybody else.")
+    parser.add_argument("--backend", choices=BACKENDS, action="append")
+    parser.add_argument("--only", choices=FLOODS, action="append")
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--flood", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        serve(arguments.serve[0], int(arguments.serve[1]))
+    elif arguments.flood:
+        name, port, seconds = arguments.flood
+        flood(name, int(port), float(seconds))
+    else:
+        pin(1)
+        print("| backend | flood | memory, MiB | p99 without, ms | p99 with, ms | ratio |")
+        print("|---|---|---|---|---|---|")
+        for backend in arguments.backend or BACKENDS:
+            for name in arguments.only or FLOODS:
+                grown, quiet, flooded = measure(backend, name, arguments.seconds)
+                print(
+                    f"| {backend} | {name} | {grown:+.1f} | {quiet:.2f} | {flooded:.2f} "
+                    f"| {flooded / quiet:.1f} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
