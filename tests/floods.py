@@ -202,7 +202,7 @@ FLOODS: dict[str, tuple[Callable[[int, float], None], int]] = {
 def flood(name: str, port: int, seconds: float) -> None:
     pin(1)
     os.nice(19)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     end = time.monotonic() + seconds
     times = 0

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio
+import trio.testing
 from anyio.lowlevel import checkpoint, current_token
 
 import creche
@@ -23,6 +24,32 @@ from creche.protocol.uri import parse_uri
 from creche.testing import MemoryByteStream, memory_byte_pair
 
 Body = Callable[[creche.WebSocket], Awaitable[object]]
+
+
+class JumpingLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time goes on as soon as every task waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._fake_time = 1000.0
+        select = self._selector.select  # type: ignore[attr-defined]
+
+        def jump(timeout: float | None = None) -> Any:
+            events = select(0)
+            if not events and timeout:
+                self._fake_time += timeout
+            return events
+
+        self._selector.select = jump  # type: ignore[attr-defined]
+
+    def time(self) -> float:
+        return self._fake_time
+
+
+FAKE_TIME: dict[str, Callable[[], dict[str, Any]]] = {
+    "asyncio": lambda: {"loop_factory": JumpingLoop},
+    "trio": lambda: {"clock": trio.testing.MockClock(autojump_threshold=0)},
+}
 
 
 async def echo(ws: creche.WebSocket) -> None:
@@ -177,7 +204,6 @@ def count_tasks() -> int:
     native = current_token().native_token
     if isinstance(native, asyncio.AbstractEventLoop):
         return len(asyncio.all_tasks())
-    import trio
 
     return trio.lowlevel.current_statistics().tasks_living
 
@@ -196,6 +222,7 @@ def free_port() -> int:
 
 
 __all__ = [
+    "FAKE_TIME",
     "End",
     "MemoryByteStream",
     "RawPeer",

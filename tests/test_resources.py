@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import json
 import resource
@@ -10,47 +9,19 @@ import socket
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-import trio.testing
 from anyio.abc import SocketAttribute
 
 import creche
 from creche.protocol.frames import PING, TEXT
 from creche.testing import memory_pair
-from support import echo, raw_client, raw_server, until
+from support import FAKE_TIME, echo, raw_client, raw_server, until
 
 pytestmark = pytest.mark.anyio
-
-
-class JumpingLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time goes on as soon as every task waits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._fake_time = 1000.0
-        select = self._selector.select  # type: ignore[attr-defined]
-
-        def jump(timeout: float | None = None) -> Any:
-            events = select(0)
-            if not events and timeout:
-                self._fake_time += timeout
-            return events
-
-        self._selector.select = jump  # type: ignore[attr-defined]
-
-    def time(self) -> float:
-        return self._fake_time
-
-
-FAKE_TIME: dict[str, Callable[[], dict[str, Any]]] = {
-    "asyncio": lambda: {"loop_factory": JumpingLoop},
-    "trio": lambda: {"clock": trio.testing.MockClock(autojump_threshold=0)},
-}
 
 
 @pytest.mark.parametrize("backend", FAKE_TIME)

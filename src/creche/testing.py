@@ -74,12 +74,21 @@ class MemoryByteStream(ByteStream):
     """
 
     def __init__(self, clogged_after: int | None) -> None:
-        self.clogged_after = clogged_after
+        self._clogged_after = clogged_after
         self._arrived = bytearray()  # what the peer has sent and we have not received
         self._ended = False  # whether the peer sends no more
         self._closed = False
         self._changed = anyio.Event()
         self._peer: MemoryByteStream = self
+
+    @property
+    def clogged_after(self) -> int | None:
+        return self._clogged_after
+
+    @clogged_after.setter
+    def clogged_after(self, size: int | None) -> None:
+        self._clogged_after = size
+        self._wake()  # there may be room now
 
     def join(self, peer: MemoryByteStream) -> None:
         """Make `peer` the other end."""
@@ -113,8 +122,8 @@ class MemoryByteStream(ByteStream):
             if peer._closed:
                 raise anyio.BrokenResourceError
             room = len(view)
-            if self.clogged_after is not None:
-                room = min(room, self.clogged_after - len(peer._arrived))
+            if self._clogged_after is not None:
+                room = min(room, self._clogged_after - len(peer._arrived))
             if room > 0:
                 peer._arrived += view[:room]
                 view = view[room:]

@@ -253,3 +253,21 @@ async def test_a_stream_of_trio_that_cannot_send_its_end_is_taken_too(anyio_back
         transport.send_eof()
         await settle()
         transport.close()
+
+
+async def test_a_pause_within_a_pause_is_ended_by_one_resumption() -> None:
+    ours, theirs = memory_byte_pair()
+    transport, recorder = StreamTransport(ours), Recorder()
+    async with Background() as background:
+        transport.start(background, recorder)
+        await settle()
+        transport.pause_reading()
+        await theirs.send(b"1")  # one receive was under way
+        await settle()
+        transport.pause_reading()
+        await theirs.send(b"2")
+        await settle()
+        assert recorder.data == b"1"
+        transport.resume_reading()
+        await until(lambda: recorder.data == b"12")
+        transport.close()

@@ -229,13 +229,13 @@ class Connection:
         while position < end and not self.ended:
             if not self._discarding and inbox.full:
                 break
+            if self._frame_left:
+                position = self._parse_payload(view, position, end)
+                continue
             if turns == 0:
                 self._interrupted = True
                 break
             turns -= 1
-            if self._frame_left:
-                position = self._parse_payload(view, position, end)
-                continue
             header = parse_header(view, position, end, masked)
             if header is None:
                 break

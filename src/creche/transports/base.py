@@ -94,7 +94,7 @@ class Transport(ABC):
 
     @abstractmethod
     def pause_reading(self) -> None:
-        """Read nothing more until `resume_reading`."""
+        """Read nothing more until `resume_reading`. May be called twice."""
 
     @abstractmethod
     def resume_reading(self) -> None:

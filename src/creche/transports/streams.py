@@ -140,8 +140,9 @@ class StreamTransport(Transport):
             self._work.set()
 
     def pause_reading(self) -> None:
-        self._paused = True
-        self._resumed = anyio.Event()
+        if not self._paused:
+            self._paused = True
+            self._resumed = anyio.Event()
 
     def resume_reading(self) -> None:
         self._paused = False
