@@ -107,7 +107,7 @@ async def test_a_flood_of_pings_by_a_peer_that_reads_nothing_grows_nothing() -> 
         await peer.send(PING, b"newest")
         await settle()
         peer.stream._peer.clogged_after = None
-        answers = []
+        answers: list[bytes] = []
         while not answers or answers[-1] != b"newest":
             answers.append((await peer.receive())[1])
         assert len(answers) < 1000
@@ -262,8 +262,8 @@ async def test_a_full_server_answers_503_and_when_to_come_again(
 
 
 async def test_of_many_handshakes_at_once_no_more_than_max_connections_succeed() -> None:
-    opened = []
-    refused = []
+    opened: list[str] = []
+    refused: list[str] = []
 
     async def visit(url: str) -> None:
         try:
@@ -292,7 +292,9 @@ async def test_beyond_max_buffered_bytes_the_connection_with_the_most_is_ended()
             ends[str(name)] = exc
             raise
 
-    async with creche.serving(stuck, "127.0.0.1", max_buffered_bytes=300_000) as server:
+    async with creche.serving(
+        stuck, "127.0.0.1", max_buffered_bytes=300_000, close_timeout=0.1
+    ) as server:
         async with (
             raw_client(server.url) as modest,
             raw_client(server.url) as greedy,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -176,7 +176,7 @@ async def test_a_server_that_stalls_within_its_answer_ends_connect_by_open_timeo
             raise AssertionError
 
 
-def drip(peer: Any, data: bytes, between: float) -> Callable[[], Awaitable[None]]:
+def drip(peer: Any, data: bytes, between: float) -> Callable[[], Coroutine[Any, Any, None]]:
     async def send() -> None:
         try:
             for byte in data:

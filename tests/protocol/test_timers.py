@@ -172,6 +172,17 @@ def test_a_ping_that_cannot_be_written_is_for_the_stall_timeout() -> None:
     assert timers.expired(40, 100, 50) is Verdict.STALLED
 
 
+def test_pings_go_on_while_we_do_not_read() -> None:
+    timers = make_timers()
+    ping(timers, 20)
+    timers.set_paused(True, 30)
+    for now in (40, 60, 80, 1000):
+        ping(timers, now)
+    timers.set_paused(False, 1010)
+    assert timers.expired(1020, 0, 0) is Verdict.NOTHING
+    assert timers.expired(1030, 0, 0) is Verdict.DEAD
+
+
 def test_a_message_must_be_finished_in_time() -> None:
     timers = make_timers(ping_interval=None, message_timeout=60)
     timers.message_began(5)

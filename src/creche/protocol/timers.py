@@ -58,8 +58,9 @@ class Timers:
         self.closing_since = NEVER  # when the closing handshake began
         self._paused = False
         self._message_left = NEVER  # seconds for the unfinished message, while we are paused
-        # When the pong became due, what had been delivered then, and whether more was waiting.
-        self._asked_at = now
+        # When the ping was sent: when we had heard of the peer last, what had been delivered, and
+        # whether more was waiting.
+        self._heard_before = self.last_received
         self._pong_mark = 0
         self._pong_behind = False
         # What had been delivered when that last changed, and when it did.
@@ -91,7 +92,7 @@ class Timers:
     def expect_pong(self, now: float) -> None:
         """A ping was sent; unless an earlier one is unanswered, its answer is due."""
         if self.pong_due == NEVER:
-            self._asked_at = now
+            self._heard_before = self.last_received
             self.pong_due = now + self.ping_timeout
 
     def all_answered(self) -> None:
@@ -188,7 +189,7 @@ class Timers:
         return False
 
     def _dead(self, now: float, delivered: int, in_flight: int) -> bool:
-        if self.last_received > self._asked_at:
+        if self.last_received > self._heard_before:
             self.pong_due = NEVER
             return False
         taking = delivered > self._pong_mark and (self._pong_behind or in_flight > 0)
@@ -206,8 +207,10 @@ class Timers:
             self.ping_due = self.last_received + self.ping_interval
             return False
         self.ping_due = now + self.ping_interval
-        if self.pong_due != NEVER:
+        if self.pong_due != NEVER and not self._paused:
             return False
+        # While we do not read, pings go on: they tell the peer, whose own we leave unread, that we
+        # are alive.
         self._pong_mark = delivered
         self._pong_behind = in_flight > 0
         return True
