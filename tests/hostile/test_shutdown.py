@@ -1,0 +1,143 @@
+"""Shutdown of a process with 1,000 connections: 500 idle, 400 in use, 100 with stopped clients."""
+
+from __future__ import annotations
+
+import json
+import resource
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from creche.protocol.connection import Connection
+from creche.protocol.frames import TEXT
+from creche.protocol.states import Side
+
+IDLE, SENDING, STOPPED = 500, 400, 100
+GRACE = 2.0
+
+REQUEST = (
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+class Client:
+    """A client on a blocking socket, until `selectors` drives it."""
+
+    def __init__(self, port: int, name: str) -> None:
+        self.name = name
+        self.messages: list[str | bytes] = []
+        self.connection = Connection(
+            Side.CLIENT, bytearray(), 0, max_queue=None, max_queue_bytes=None
+        )
+        self.sock = socket.create_connection(("127.0.0.1", port))
+        self.sock.sendall(REQUEST)
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += self.sock.recv(1024)
+        assert head.startswith(b"HTTP/1.1 101 ")
+        self.connection.receive_data(head.partition(b"\r\n\r\n")[2], 0)
+        self.connection.send_message(TEXT, name.encode())
+        self.sock.sendall(self.connection.outbox)
+        self.connection.outbox.clear()
+
+    def read(self) -> bool:
+        """Take what is there; returns whether there may be more."""
+        data = self.sock.recv(65536)
+        connection = self.connection
+        connection.receive_data(data, 0)
+        while (message := connection.next_message(0)) is not None:
+            self.messages.append(message)
+        if connection.outbox:
+            self.sock.sendall(connection.outbox)
+            connection.outbox.clear()
+        return bool(data)
+
+
+def stand_still(port: int) -> None:
+    """The process of the clients that are stopped."""
+    clients = [
+        Client(port, f"{'sending' if number % 2 else 'idle'} stopped {number}")
+        for number in range(STOPPED)
+    ]
+    for client in clients:
+        client.read()
+    print("ready", flush=True)
+    signal.pause()
+
+
+def test_a_shutdown_of_1000_connections_ends_in_time_and_loses_nothing(anyio_backend: Any) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    backend, options = anyio_backend
+    server = subprocess.Popen(
+        [
+            *(sys.executable, "-W", "always::ResourceWarning"),
+            str(Path(__file__).with_name("shutdown_server.py")),
+            *(backend, str(options.get("use_uvloop", False)), str(GRACE)),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    assert server.stderr is not None
+    stopped: subprocess.Popen[str] | None = None
+    clients: list[Client] = []
+    try:
+        port = int(server.stdout.readline())
+        stopped = subprocess.Popen(
+            [sys.executable, __file__, str(port)], stdout=subprocess.PIPE, text=True
+        )
+        assert stopped.stdout is not None
+        names = [f"idle {n}" for n in range(IDLE)] + [f"sending {n}" for n in range(SENDING)]
+        clients = [Client(port, name) for name in names]
+        assert stopped.stdout.readline() == "ready\n"
+        stopped.send_signal(signal.SIGSTOP)
+
+        selector = selectors.DefaultSelector()
+        for client in clients:
+            selector.register(client.sock, selectors.EVENT_READ, client)
+        end = time.monotonic() + 0.5  # of traffic
+        while time.monotonic() < end or not all(client.messages for client in clients):
+            for key, _ in selector.select(0.05):
+                key.data.read()
+        server.stdin.close()
+        while selector.get_map():
+            for key, _ in selector.select():
+                if not key.data.read():
+                    selector.unregister(key.fileobj)
+        selector.close()
+
+        counts = json.loads(server.stdout.readline())
+        print({key: value for key, value in counts.items() if key != "committed"})
+        assert counts["connections"] == IDLE + SENDING + STOPPED
+        assert counts["close frames"] < 1
+        assert counts["seconds"] < GRACE + 1
+        for client in clients:
+            received = client.connection.received
+            assert received is not None
+            assert received.code == 1001
+            numbers = [str(message).partition(" ")[0] for message in client.messages[1:]]
+            assert numbers == [str(number) for number in range(counts["committed"][client.name])]
+        assert server.wait(10) == 0
+        assert server.stderr.read() == ""  # no error, no ResourceWarning
+    finally:
+        for process in filter(None, (server, stopped)):
+            process.kill()
+            process.wait()
+            for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
+                pipe.close()
+        for client in clients:
+            client.sock.close()
+
+
+if __name__ == "__main__":
+    stand_still(int(sys.argv[1]))
