@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import trustme
 
+from creche.link import Link
+
 BACKENDS = [
     pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
     pytest.param(("trio", {}), id="trio"),
@@ -45,6 +47,22 @@ def client_tls(ca: trustme.CA) -> ssl.SSLContext:
     context = ssl.create_default_context()
     ca.configure_trust(context)
     return context
+
+
+@pytest.fixture(autouse=True)
+def overwritten_read_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Overwrite the buffer that sockets are read into after each parse.
+
+    All connections of an event loop share it: what kept a view of it would show another's bytes.
+    """
+    receive = Link.data_received
+
+    def receive_and_overwrite(link: Link, data: memoryview) -> None:
+        receive(link, data)
+        if not data.readonly:
+            data[:] = b"\xa5" * len(data)
+
+    monkeypatch.setattr(Link, "data_received", receive_and_overwrite)
 
 
 @pytest.fixture

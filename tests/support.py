@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import ssl
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -199,6 +201,34 @@ async def raw_client(url: str) -> AsyncIterator[RawPeer]:
         yield peer
 
 
+# What gives the port of a running server, as an async context manager.
+Server = Callable[[ssl.SSLContext | None], Any]
+
+
+@contextmanager
+def in_thread(server: Server, tls: ssl.SSLContext | None) -> Iterator[int]:
+    """Run a server of asyncio in a thread of its own; gives its port."""
+    started = threading.Event()
+    state: dict[str, Any] = {}
+
+    async def main() -> None:
+        state["loop"] = asyncio.get_running_loop()
+        state["stop"] = asyncio.Event()
+        async with server(tls) as port:
+            state["port"] = port
+            started.set()
+            await state["stop"].wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),))
+    thread.start()
+    assert started.wait(10)
+    try:
+        yield state["port"]
+    finally:
+        state["loop"].call_soon_threadsafe(state["stop"].set)
+        thread.join(10)
+
+
 def count_tasks() -> int:
     """The tasks that live in this event loop."""
     native = current_token().native_token
@@ -226,11 +256,13 @@ __all__ = [
     "End",
     "MemoryByteStream",
     "RawPeer",
+    "Server",
     "count_descriptors",
     "count_tasks",
     "echo",
     "echo_over",
     "free_port",
+    "in_thread",
     "raw_client",
     "raw_server",
     "settle",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -16,7 +15,7 @@ import websockets
 from aiohttp import web
 
 import creche
-from support import echo
+from support import Server, echo, in_thread
 
 pytestmark = pytest.mark.anyio
 
@@ -85,33 +84,6 @@ async def aiohttp_server(tls: ssl.SSLContext | None) -> AsyncIterator[int]:
     assert runner.addresses
     yield runner.addresses[0][1]
     await runner.cleanup()
-
-
-Server = Callable[[ssl.SSLContext | None], Any]
-
-
-@contextmanager
-def in_thread(server: Server, tls: ssl.SSLContext | None) -> Iterator[int]:
-    """Run a server of asyncio in a thread of its own; gives its port."""
-    started = threading.Event()
-    state: dict[str, Any] = {}
-
-    async def main() -> None:
-        state["loop"] = asyncio.get_running_loop()
-        state["stop"] = asyncio.Event()
-        async with server(tls) as port:
-            state["port"] = port
-            started.set()
-            await state["stop"].wait()
-
-    thread = threading.Thread(target=asyncio.run, args=(main(),))
-    thread.start()
-    assert started.wait(10)
-    try:
-        yield state["port"]
-    finally:
-        state["loop"].call_soon_threadsafe(state["stop"].set)
-        thread.join(10)
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])

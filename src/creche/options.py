@@ -221,6 +221,11 @@ def _instance(*types: type) -> Callable[[str, object], None]:
     return check
 
 
+def _header_value(name: str, value: object) -> None:
+    _instance(str)(name, value)
+    Headers([(name, cast(str, value))])
+
+
 def _or_none(check: Callable[[str, Any], object]) -> Callable[[str, object], None]:
     def check_unless_none(name: str, value: object) -> None:
         if value is not None:
@@ -247,10 +252,10 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "write_limit": _count,
     "max_header_bytes": _count,
     "logger": _instance(logging.Logger),
-    "origin": _or_none(_instance(str)),
+    "origin": _or_none(_header_value),
     "subprotocols": _named_already(check_subprotocols),
     "additional_headers": _named_already(lambda value: Headers(value or ())),
-    "user_agent_header": _or_none(_instance(str)),
+    "user_agent_header": _or_none(_header_value),
     "ssl": _or_none(_instance(ssl_module.SSLContext, bool)),
     "server_hostname": _or_none(_instance(str)),
     "sock": _or_none(_instance(socket.socket)),
@@ -261,7 +266,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "select_subprotocol": _or_none(_function),
     "process_request": _or_none(_function),
     "process_response": _or_none(_function),
-    "server_header": _or_none(_instance(str)),
+    "server_header": _or_none(_header_value),
     "hosts": _named_already(check_hosts),
     "max_connections": _or_none(_count),
     "max_handshakes": _or_none(_count),

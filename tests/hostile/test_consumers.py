@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import anyio
@@ -17,7 +15,7 @@ from anyio.lowlevel import checkpoint
 
 import creche
 from creche.testing import memory_pair
-from support import FAKE_TIME, raw_client, settle, until
+from support import FAKE_TIME, in_thread, raw_client, settle, until
 
 pytestmark = pytest.mark.anyio
 
@@ -47,36 +45,17 @@ def test_a_consumer_slower_than_keepalive_receives_3000_messages(backend: str) -
     anyio.run(main, backend=backend, backend_options=FAKE_TIME[backend]())
 
 
-@contextmanager
-def talkative_peer(tls: ssl.SSLContext | None) -> Iterator[int]:
-    """A server of websockets', in a thread of its own, that sends 3,000 messages at once."""
-    started = threading.Event()
-    port = 0
-    stop: Any = None
+@asynccontextmanager
+async def talkative_server(tls: ssl.SSLContext | None) -> AsyncIterator[int]:
+    """A server of websockets' that sends 3,000 messages at once."""
 
     async def handler(ws: websockets.ServerConnection) -> None:
         for number in range(MESSAGES):
             await ws.send(f"{number} " + "x" * 100)
         await ws.wait_closed()
 
-    async def main() -> None:
-        nonlocal port, stop
-        loop = asyncio.get_running_loop()
-        ended = asyncio.Event()
-        stop = lambda: loop.call_soon_threadsafe(ended.set)  # noqa: E731
-        async with websockets.serve(handler, "127.0.0.1", 0, ssl=tls, compression=None) as server:
-            port = next(iter(server.sockets)).getsockname()[1]
-            started.set()
-            await ended.wait()
-
-    thread = threading.Thread(target=lambda: asyncio.run(main()))
-    thread.start()
-    try:
-        started.wait()
-        yield port
-    finally:
-        stop()
-        thread.join()
+    async with websockets.serve(handler, "127.0.0.1", 0, ssl=tls, compression=None) as server:
+        yield next(iter(server.sockets)).getsockname()[1]
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
@@ -85,7 +64,7 @@ async def test_a_slow_consumer_of_a_peer_of_websockets_is_not_killed_by_its_own_
 ) -> None:
     """Over TLS all the rest is decrypted already when reading pauses."""
     received = []
-    with talkative_peer(server_tls if secure else None) as port:
+    with in_thread(talkative_server, server_tls if secure else None) as port:
         uri = f"{'wss' if secure else 'ws'}://localhost:{port}/"
         async with creche.connect(
             uri, ssl=client_tls if secure else None, ping_interval=0.02, ping_timeout=0.02

@@ -11,6 +11,13 @@ _NAME_CHARACTERS = frozenset(
     "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 )
 
+# Their values are told to nobody in a text.
+_SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
+
+
+def _shown(name: str, value: str) -> str:
+    return "..." if name.lower() in _SECRET else value
+
 
 class Headers(Mapping[str, str]):
     """The header fields of a request or a response, in order.
@@ -43,7 +50,8 @@ class Headers(Mapping[str, str]):
             raise ValueError(f"header name {name!r} is not a token")
         value = value.strip(" \t")
         if any((ord(c) < 32 and c != "\t") or ord(c) == 127 or ord(c) > 255 for c in value):
-            raise ValueError(f"header {name} has a value with forbidden characters: {value!r}")
+            shown = _shown(name, repr(value))
+            raise ValueError(f"header {name} has a value with forbidden characters: {shown}")
         self._fields.append((name, value))
         self._index.setdefault(name.lower(), []).append(value)
 
@@ -65,7 +73,7 @@ class Headers(Mapping[str, str]):
         return len(self._index)
 
     def __repr__(self) -> str:
-        return f"Headers({self._fields!r})"
+        return f"Headers({[(name, _shown(name, value)) for name, value in self._fields]!r})"
 
     def get_all(self, name: str) -> list[str]:
         """The values of every field of this name, in order; an empty list if there is none."""
