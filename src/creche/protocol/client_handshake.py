@@ -35,6 +35,9 @@ from creche.protocol.http import (
 )
 from creche.protocol.uri import URI
 
+# A server may send so many answers like 100 and 103 before its own (RFC 9110 15.2).
+MAX_INTERIM_ANSWERS = 16
+
 
 class ClientHandshake:
     """The client's side: writes the request, reads the answer, checks it.
@@ -66,6 +69,7 @@ class ClientHandshake:
         self._head = HeadReader(max_header_bytes)
         self._http = h11.Connection(h11.CLIENT)
         self.refusal: Response | None = None  # another answer than 101, so far
+        self._interim_answers = 0
         self._in_head = True  # h11 bounds what comes after an interim answer
         self.subprotocol: str | None = None
         self.response: Response | None = None
@@ -141,7 +145,10 @@ class ClientHandshake:
                 raise InvalidMessage(f"the server's answer is not HTTP/1.1: {exc}") from None
             if isinstance(event, h11.InformationalResponse):
                 if event.status_code != 101:
-                    continue  # 100 or 103: the answer is still to come
+                    self._interim_answers += 1  # 100 or 103: the answer is still to come
+                    if self._interim_answers > MAX_INTERIM_ANSWERS:
+                        raise InvalidMessage("the server sends interim answers without end")
+                    continue
                 response = Response(101, decode_headers(event.headers))
                 self._check(response, event.http_version)
                 self.response = response

@@ -51,7 +51,7 @@ class InvalidURI(HandshakeError, ValueError):
     """The URI is not one of a WebSocket (RFC 6455 3).
 
     Attributes:
-        uri: the URI as it was given; its user and query are not in the text.
+        uri: the URI as it was given; its user, query and fragment are not in the text.
         why: what is wrong with it.
     """
 
@@ -61,7 +61,7 @@ class InvalidURI(HandshakeError, ValueError):
         self.why = why
 
     def __str__(self) -> str:
-        shown = re.sub(r"//[^/@]*@", "//***@", self.uri.partition("?")[0])
+        shown = re.sub(r"//[^/@]*@", "//***@", re.split("[?#]", self.uri)[0])
         return f"uri {shown!r} {self.why}"
 
 

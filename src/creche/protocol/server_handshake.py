@@ -113,9 +113,15 @@ class ServerHandshake:
         )
         if request.method not in _METHODS:
             raise self._method_not_allowed()
-        if not isinstance(self._http.next_event(), h11.EndOfMessage):
+        if self._has_body():
             raise reject(400, "a request with a body cannot become a WebSocket")
         return request
+
+    def _has_body(self) -> bool:
+        try:
+            return not isinstance(self._http.next_event(), h11.EndOfMessage)
+        except h11.RemoteProtocolError:
+            return True  # and a malformed one
 
     def check_host(self, request: Request) -> None:
         """Refuse a request for another host: a browser that was led here by DNS rebinding.
