@@ -367,7 +367,7 @@ def live_generators() -> list[types.AsyncGeneratorType[Any, Any]]:
     return [
         thing
         for thing in gc.get_objects()
-        if isinstance(thing, types.AsyncGeneratorType)
+        if type(thing) is types.AsyncGeneratorType  # a dead weak proxy would raise in isinstance
         and thing.ag_frame is not None
         and inspect.getmodule(thing.ag_code) is not None
         and "creche" in thing.ag_code.co_filename

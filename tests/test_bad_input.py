@@ -95,7 +95,7 @@ CASES: dict[str, tuple[Case, type[BaseException], str]] = {
     "CRLF in the origin": (
         lambda p: opening(p.url, origin="http://x\r\nX-B: b"),
         ValueError,
-        "header Origin has a value with forbidden characters",
+        "header origin has a value with forbidden characters",
     ),
     "CRLF in the URI": (
         lambda p: opening("ws://localhost/\r\nX-B: b"),

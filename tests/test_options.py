@@ -72,6 +72,14 @@ def test_giving_options_does_not_change_the_defaults() -> None:
         ("process_request", 1, TypeError),
         ("reuse_port", 1, TypeError),
         ("sockets", 1, TypeError),
+        ("origin", "a\nb", ValueError),
+        ("server_header", "a\nb", ValueError),
+        ("message_timeout", 0, ValueError),
+        ("max_connections", 0, ValueError),
+        ("max_handshakes", -1, ValueError),
+        ("max_buffered_bytes", 1.5, TypeError),
+        ("hosts", "example.com", TypeError),
+        ("hosts", [1], TypeError),
     ],
 )
 def test_a_bad_value_is_told_with_the_options_name(
@@ -85,8 +93,15 @@ def test_a_bad_value_is_told_with_the_options_name(
 def test_what_is_good_is_taken() -> None:
     logger = logging.getLogger("mine")
     resolved = server_options(
-        {"logger": logger, "open_timeout": None, "max_size": None, "process_request": print}
+        {
+            "hosts": ["example.com"],
+            "logger": logger,
+            "open_timeout": None,
+            "max_size": None,
+            "process_request": print,
+        }
     )
     assert resolved["logger"] is logger
+    assert resolved["hosts"] == ["example.com"]
     assert resolved["open_timeout"] is None
     assert resolved["process_request"] is print

@@ -41,6 +41,7 @@ async def test_what_the_body_raises_leaves_as_it_was() -> None:
 
 async def test_bytes_go_both_ways_up_to_the_clog() -> None:
     one, two = memory_byte_pair(clogged_after=4)
+    assert one.clogged_after == two.clogged_after == 4
     await one.send(b"1234")
     async with anyio.create_task_group() as tg:
         tg.start_soon(one.send, b"5678")

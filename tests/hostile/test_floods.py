@@ -88,6 +88,20 @@ async def test_a_flood_of_small_frames_lets_others_have_their_turn(name: str) ->
         tg.cancel_scope.cancel()
 
 
+async def test_an_inbox_that_fills_while_others_have_their_turn_loses_nothing() -> None:
+    """Reading pauses for two reasons at once then."""
+    async with flooded(max_queue=2) as (ws, peer):
+        link = ws._link
+        link.data_received(memoryview(frames(FRAMES_IN_A_ROW + 2, PONG)))
+        assert link.connection.must_continue
+        link.data_received(memoryview(frames(5, BINARY, b"x")))
+        assert link.connection.must_pause
+        for _ in range(5):
+            assert await ws.receive() == b"x"
+        await peer.send(TEXT, b"still here")
+        assert await ws.receive() == "still here"
+
+
 async def test_a_flood_of_pings_is_answered_while_the_peer_reads() -> None:
     async with flooded() as (_, peer):
         await peer.stream.send(frames(1000, PING, b"p"))
