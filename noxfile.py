@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import sys
 import sysconfig
 
 import nox
@@ -16,6 +17,8 @@ nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
 
 PYTHONS = ["3.11", "3.12", "3.13"]
+# What `nox` runs; the others are asked for by name, since they take long or measure.
+nox.options.sessions = ["tests", "without_compiler", "lint", "types"]
 PROJECT = nox.project.load_toml("pyproject.toml")
 
 
@@ -35,9 +38,10 @@ def has_compiler() -> bool:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """The tests, compiled and pure; in the pure build with coverage, which must be complete.
+    """The tests, compiled and pure; on the oldest Python with coverage, which must be complete.
 
-    The compiled build is a wheel that was built from the sdist, the pure one is editable.
+    The compiled build is a wheel that was built from the sdist, the pure one is editable. The
+    tests of hostile peers take long: pure, they run on the oldest Python only.
     """
     install_group(session, "test")
     session.install("anyio>=4.16", "h11", "build")
@@ -45,22 +49,68 @@ def tests(session: nox.Session) -> None:
         wheels = os.path.join(session.virtualenv.location, "wheels")
         session.run("python", "-m", "build", "--outdir", wheels)
         reinstall(session, "--no-index", "--find-links", wheels, "creche")
-        run_tests(session, "compiled", "python", "-m", "pytest", *session.posargs)
+        run_tests(session, "compiled", *session.posargs)
     else:
         session.log("there is no C compiler: the compiled build is left out")
     reinstall(session, "--editable", ".")
-    run_tests(session, "pure", "coverage", "run", "-m", "pytest", *session.posargs)
-    if not session.posargs:
-        session.run("coverage", "report")
+    if session.posargs:
+        run_tests(session, "pure", *session.posargs)
+    elif session.python == PYTHONS[0]:
+        run_tests(session, "pure", "--cov")
+    else:
+        run_tests(session, "pure", "--ignore", "tests/hostile")
 
 
 def reinstall(session: nox.Session, *arguments: str) -> None:
     session.install("--force-reinstall", "--no-deps", *arguments)
 
 
-def run_tests(session: nox.Session, build: str, *command: str) -> None:
-    """Run them, and let them check that they run on the build that was asked for."""
+def run_tests(session: nox.Session, build: str, *arguments: str) -> None:
+    """Run them, two at a time, and let them check that they run on the build asked for."""
+    command = ("python", "-m", "pytest", "-n", "2", *arguments)
     session.run(*command, env={"CRECHE_BUILD": build})
+
+
+@nox.session
+def repeat(session: nox.Session) -> None:
+    """The tests of hostile peers, 20 times in random order, beside 4 busy processes."""
+    install_group(session, "test")
+    session.install("--editable", ".", "pytest-randomly")
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+    try:
+        for seed in range(1, 21):
+            session.run(
+                *("python", "-m", "pytest", "-q", "-n", "4", f"--randomly-seed={seed}"),
+                *(session.posargs or ["tests/hostile"]),
+            )
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+@nox.session
+def sweep(session: nox.Session) -> None:
+    """Cancel every public coroutine at every suspension, and count these."""
+    run_tool(session, "tests/sweep.py")
+
+
+@nox.session
+def floods(session: nox.Session) -> None:
+    """What floods cost others, as a table; --only, --backend and --seconds choose."""
+    run_tool(session, "tests/floods.py")
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Random sends, cancels, closes, stalls and losses for 10 minutes; --minutes chooses."""
+    run_tool(session, "tests/soak.py")
+
+
+def run_tool(session: nox.Session, path: str) -> None:
+    install_group(session, "test")
+    session.install(".")
+    session.run("python", path, *session.posargs)
 
 
 @nox.session
@@ -69,7 +119,7 @@ def without_compiler(session: nox.Session) -> None:
     install_group(session, "core-test")
     session.install("anyio>=4.16", "h11")
     session.install("--force-reinstall", "--no-deps", ".", env={"CC": "false"})
-    run_tests(session, "pure", "python", "-m", "pytest", "tests/protocol", "tests/test_cli.py")
+    run_tests(session, "pure", "tests/protocol", "tests/test_cli.py")
     session.run("python", "-m", "creche", "demo")
 
 
