@@ -270,13 +270,13 @@ class Server:
             ValueError, TypeError: as WebSocket.aclose; nothing has been closed then.
         """
         close = make_close(code, reason)
-        self._stop_accepting()
-        for client in list(self._opening):
-            client.scope.cancel()
-        for link in list(self._links):
-            link.begin_close(close)
         try:
             with anyio.move_on_after(grace):
+                self._stop_accepting()
+                for client in list(self._opening):
+                    client.scope.cancel()
+                for link in list(self._links):
+                    link.begin_close(close)
                 await self._wait_idle()
         finally:
             try:

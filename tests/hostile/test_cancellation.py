@@ -92,7 +92,7 @@ async def test_the_sweep_finds_a_planted_fault(
     tls: Contexts,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sweep.BOUND", 0.5)
+    monkeypatch.setattr("sweep.BOUND", 2)
     async with anyio.create_task_group() as leaks:
         if method == "aclose":
 

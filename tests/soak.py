@@ -1,0 +1,357 @@
+"""A soak: `python tests/soak.py` (or `nox -s soak`).
+
+For ten minutes, on each backend in a process of its own, clients open connections to a server and
+send, cancel, close, stall and vanish at random, over TCP, TLS, Unix sockets and memory. Every
+message is numbered: none may be lost, doubled, torn or out of order. The garbage collector is off;
+once a minute it is looked at how many WebSockets live and how many tasks there are, and it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import random
+import resource
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import anyio
+from anyio.abc import SocketAttribute
+from anyio.lowlevel import checkpoint
+
+import creche
+from creche.protocol.frames import BINARY, CLOSE, CONTINUATION, TEXT
+from creche.testing import memory_pair
+from support import count_descriptors, count_tasks, raw_client, until
+from sweep import BACKENDS, make_tls
+
+CLIENTS = 12
+KEPT = 5  # connections that stay open for all the time
+OPTIONS: dict[str, Any] = {
+    "close_timeout": 2,
+    "open_timeout": 5,
+    "ping_interval": 1,
+    "ping_timeout": 10,
+    "stall_timeout": 10,
+    "message_timeout": 1,
+}
+ENDS = (OSError, anyio.BrokenResourceError, anyio.EndOfStream, anyio.ClosedResourceError)
+
+
+class Lost(Exception):
+    """A message was lost, doubled, torn or out of order."""
+
+
+class Planned(Exception):
+    """What a handler or a body raises on purpose."""
+
+
+live: weakref.WeakSet[creche.WebSocket] = weakref.WeakSet()
+
+
+async def handler(ws: creche.WebSocket) -> None:
+    """Echo; the path may ask for a bad end after some messages."""
+    live.add(ws)
+    kind, _, count = ws.request.path.strip("/").partition("-")
+    left = int(count or -1)
+    async for message in ws:
+        await ws.send(message)
+        left -= 1
+        if left == 0:
+            if kind == "raise":
+                raise Planned
+            if kind == "close":
+                await ws.aclose(1001, "enough")
+            return
+
+
+def make_message(number: int) -> str | bytes:
+    size = random.choices((0, 10, 100, 1000, 10_000, 100_000), (10, 30, 30, 20, 8, 2))[0]
+    body = "x" * size
+    text = f"{number}:{body}:{number}"
+    return text if random.random() < 0.5 else text.encode()
+
+
+def number_of(message: str | bytes) -> int:
+    text = message if isinstance(message, str) else message.decode()
+    first, _, last = text.split(":")
+    if first != last:
+        raise Lost(f"torn: {first} and {last}")
+    return int(first)
+
+
+class Clients:
+    """What goes on at the clients' end, and what was seen."""
+
+    def __init__(self, addresses: dict[str, Any], tls: Any) -> None:
+        self.addresses = addresses
+        self.tls = tls
+        self.done: Counter[str] = Counter()
+
+    def connect(self, path: str = "") -> Any:
+        kind = random.choice(["tcp"] * 7 + ["tls"] + ["unix"] * 2)
+        if kind == "unix":
+            uri = f"ws://localhost/{path}"
+            return creche.connect_unix(self.addresses["unix"], uri, **OPTIONS)
+        url = self.addresses[kind] + path
+        return creche.connect(url, ssl=self.tls if kind == "tls" else None, **OPTIONS)
+
+    async def talk(self, ws: creche.WebSocket, count: int, *, whole: bool = True) -> None:
+        """Send and receive; sends and receives are cancelled now and then.
+
+        `whole`: every message has to come back; else what comes back is the beginning.
+        """
+        live.add(ws)
+        sent: list[int] = []
+        received: list[int] = []
+        finished = anyio.Event()
+
+        async def produce(ws: creche.WebSocket) -> None:
+            number = 0
+            while len(sent) < count:
+                number += 1
+                with anyio.move_on_after(random.choice((0, 0.0005, 10))):
+                    await ws.send(make_message(number))
+                    sent.append(number)
+            await finished.wait()
+
+        async def consume(ws: creche.WebSocket) -> None:
+            while len(received) < count:
+                with anyio.move_on_after(random.choice((0, 0.0005, 10))):
+                    received.append(number_of(await ws.receive()))
+            finished.set()
+
+        await ws.run(produce, consume, until="all")
+        if received != sent[: len(received)] or (whole and len(received) < count):
+            raise Lost(f"sent {sent}, received {received}")
+        self.done["messages"] += count
+
+    async def polite(self) -> None:
+        async with self.connect() as ws:
+            await self.talk(ws, random.randint(1, 4))
+
+    async def in_memory(self) -> None:
+        options = {key: value for key, value in OPTIONS.items() if key != "open_timeout"}
+        async with memory_pair(clogged_after=2**16, **options) as (ours, theirs):
+            live.add(theirs)
+            async with anyio.create_task_group() as tg:
+
+                async def echo() -> None:
+                    async for message in theirs:
+                        await theirs.send(message)
+
+                tg.start_soon(echo)
+                await self.talk(ours, random.randint(1, 4))
+                await ours.aclose()
+
+    async def cancelled(self) -> None:
+        with anyio.move_on_after(random.uniform(0, 0.01)):
+            async with self.connect() as ws:
+                await self.talk(ws, 1000)
+
+    async def natively_cancelled(self) -> None:
+        try:
+            task = asyncio.get_running_loop().create_task(self.polite())
+        except RuntimeError:
+            return await self.cancelled()
+        await anyio.sleep(random.uniform(0, 0.01))
+        for _ in range(random.randint(1, 2)):
+            task.cancel()
+            await checkpoint()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()
+        return None
+
+    async def closed_by_the_server(self) -> None:
+        path = random.choice(("close", "raise", "return")) + f"-{random.randint(1, 3)}"
+        try:
+            async with self.connect(path) as ws:
+                await self.talk(ws, 10, whole=False)
+        except creche.ConnectionClosed:
+            return
+        except BaseExceptionGroup as group:
+            raise Lost(f"unexpected: {group!r}") from None
+
+    async def raising(self) -> None:
+        try:
+            async with self.connect() as ws:
+                live.add(ws)
+                await ws.send("x")
+                raise Planned
+        except Planned:
+            return
+        raise Lost("a user's error was swallowed")
+
+    async def vanishing(self) -> None:
+        async with raw_client(self.addresses["tcp"]) as peer:
+            for _ in range(random.randint(0, 3)):
+                await peer.send(BINARY, b"x" * random.choice((0, 1000, 100_000)))
+            sock = peer.stream.extra(SocketAttribute.raw_socket)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    async def stalling(self) -> None:
+        """It reads nothing, or does not finish a message."""
+        async with raw_client(self.addresses["tcp"]) as peer:
+            with anyio.move_on_after(random.uniform(0, 1.5)):
+                if random.random() < 0.5:
+                    await peer.send(TEXT, b"unfinished", fin=False)
+                    await peer.receive_eof()
+                while True:
+                    await peer.send(BINARY, b"x" * 100_000)
+
+    async def wrong(self) -> None:
+        async with raw_client(self.addresses["tcp"]) as peer:
+            await peer.send(TEXT, b"fine")
+            await peer.send(random.choice((CONTINUATION, CLOSE)), b"\x03")
+            await peer.receive_eof()
+
+    async def half_open(self) -> None:
+        host, port = self.addresses["tcp"].rpartition("/")[0].rpartition("//")[2].split(":")
+        async with await anyio.connect_tcp(host, int(port)) as stream:
+            await stream.send(b"GET / HTTP/1.1\r\nHost: "[: random.randint(0, 22)])
+            await anyio.sleep(random.uniform(0, 0.01))
+
+    async def work(self, end: float) -> None:
+        kinds = [self.polite] * 6 + [self.in_memory, self.cancelled, self.natively_cancelled] * 2
+        kinds += [self.closed_by_the_server, self.raising, self.vanishing, self.wrong]
+        kinds += [self.half_open]
+        while time.monotonic() < end:
+            kind = random.choice(kinds)
+            if random.random() < 0.005:
+                kind = self.stalling
+            try:
+                await kind()
+            except ENDS as exc:
+                if kind in (self.polite, self.in_memory, self.raising):
+                    raise Lost(f"{kind.__name__} ended with {exc!r}") from exc
+            self.done[kind.__name__] += 1
+
+
+def memory() -> float:
+    """The resident memory of this process, in MiB."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+async def soak(name: str, seconds: float, seed: int) -> None:
+    random.seed(seed)
+    logger = logging.getLogger("soak")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    server_tls, client_tls = make_tls()
+    options = {**OPTIONS, "logger": logger}
+    with tempfile.TemporaryDirectory() as directory:
+        await anyio.to_thread.run_sync(len, "")
+        async with creche.serving(handler, "127.0.0.1", **options) as warm:
+            async with creche.connect(warm.url):
+                pass
+        tasks, descriptors = count_tasks(), count_descriptors()
+        async with anyio.create_task_group() as servers:
+            unix = str(Path(directory) / "soak")
+            tcp = await servers.start(
+                lambda task_status: creche.serve(
+                    handler, "127.0.0.1", task_status=task_status, **options
+                )
+            )
+            secure = await servers.start(
+                lambda task_status: creche.serve(
+                    handler, "localhost", ssl=server_tls, task_status=task_status, **options
+                )
+            )
+            local = await servers.start(
+                lambda task_status: creche.serve_unix(
+                    handler, unix, task_status=task_status, **options
+                )
+            )
+            clients = Clients({"tcp": tcp.url, "tls": secure.url, "unix": unix}, client_tls)
+            gc.collect()
+            gc.disable()
+            start = time.monotonic()
+            end = start + seconds
+            idle_tasks = 0
+            async with anyio.create_task_group() as kept:
+                stay = anyio.Event()
+
+                async def keep() -> None:
+                    async with creche.connect(tcp.url, **OPTIONS) as ws:
+                        live.add(ws)
+                        await stay.wait()
+                        await ws.send("still here")
+                        if await ws.receive() != "still here":
+                            raise Lost("a connection that was kept")
+
+                for _ in range(KEPT):
+                    kept.start_soon(keep)
+                all_servers = (tcp, secure, local)
+                while time.monotonic() < end:
+                    async with anyio.create_task_group() as tg:
+                        part = min(end, time.monotonic() + min(60, seconds / 2))
+                        for _ in range(CLIENTS):
+                            tg.start_soon(clients.work, part)
+                    # Peers that stalled are given up meanwhile.
+                    with anyio.fail_after(60):
+                        await until(lambda: sum(len(s._clients) for s in all_servers) == KEPT)
+                    idle_tasks = idle_tasks or count_tasks()
+                    alive, now = len(live), count_tasks()
+                    before = memory()
+                    gc.collect()
+                    print(
+                        f"{name:8} {time.monotonic() - start:4.0f} s: "
+                        f"{sum(server.stats.opened for server in all_servers)} connections, "
+                        f"{clients.done['messages']} messages, "
+                        f"open {KEPT} on both sides, WebSockets alive {alive}, "
+                        f"tasks {now - idle_tasks:+d}, memory {before:.0f} MiB, "
+                        f"{memory():.0f} after collecting",
+                        flush=True,
+                    )
+                    if alive != 2 * KEPT or now != idle_tasks:
+                        raise Lost(f"{alive} WebSockets alive, {now - idle_tasks} tasks left")
+                stay.set()
+            for server in all_servers:
+                await server.shutdown()
+            opened = sum(server.stats.opened for server in all_servers)
+        await until(lambda: count_tasks() == tasks)
+        left = count_tasks() - tasks, count_descriptors() - descriptors, len(live)
+        gc.enable()
+        kinds = ", ".join(f"{kind} {count}" for kind, count in clients.done.most_common())
+        print(f"{name:8} {opened} connections and {clients.done['in_memory']} in memory: {kinds}")
+        print(f"{name:8} tasks, descriptors, WebSockets left: {left}", flush=True)
+        if any(left):
+            raise Lost(f"left: {left}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Random sends, cancels, closes and losses.")
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backend", choices=BACKENDS)
+    arguments = parser.parse_args()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if arguments.backend:
+        name, seconds = arguments.backend, arguments.minutes * 60
+        anyio.run(soak, name, seconds, arguments.seed, **BACKENDS[name])
+        return
+    command = [sys.executable, __file__, "--minutes", str(arguments.minutes)]
+    processes = [
+        subprocess.Popen([*command, "--seed", str(arguments.seed), "--backend", name])
+        for name in BACKENDS
+    ]
+    failed = [process.wait() for process in processes]
+    sys.exit(os.EX_SOFTWARE if any(failed) else 0)
+
+
+if __name__ == "__main__":
+    main()
