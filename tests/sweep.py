@@ -747,7 +747,7 @@ async def sweep(world: World, name: str, peer: str, how: str) -> int:
         try:
             outcome = await once(world, name, peer, k, how)
             await world.clean()
-        except (Swept, TimeoutError) as exc:
+        except (Swept, TimeoutError, creche.WebSocketError) as exc:
             raise Swept(f"{where}: {str(exc) or 'it did not end'}") from exc
         if not outcome.struck:
             break
