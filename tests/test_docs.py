@@ -99,3 +99,26 @@ def test_the_examples_run_and_end_cleanly(backend: str, number: signal.Signals) 
         assert process.returncode == 0
         assert stdout.endswith("stopped\n")
         assert stderr == ""
+
+
+# On these pages each statement is followed by a comment with the tests that show it.
+STATED = ["backpressure.md", "cancellation.md", "closing.md", "security.md"]
+
+
+def statements(page: str) -> Iterator[tuple[str, list[str]]]:
+    """Each statement of a page, and the names of its tests."""
+    for item in re.findall(r"^- .*?(?=^- |^\n|\Z)", page, re.MULTILINE | re.DOTALL):
+        text, _, comment = item.partition("<!--")
+        yield " ".join(text.split()), re.findall(r"\w+", comment.partition("-->")[0])
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_each_statement_of_the_docs_names_tests_that_there_are(name: str) -> None:
+    tests = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        tests.update(re.findall(r"def (test_\w+)", path.read_text()))
+    stated = list(statements((ROOT / "docs" / name).read_text()))
+    assert len(stated) >= 10
+    for text, named in stated:
+        assert named, f"no test: {text}"
+        assert set(named) <= tests, f"{set(named) - tests} of: {text}"
