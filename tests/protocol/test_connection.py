@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from creche.protocol.closing import Close, make_close
-from creche.protocol.connection import DRAIN_BYTES, Connection
+from creche.protocol.connection import DRAIN_BYTES, FRAMES_IN_A_ROW, Connection
 from creche.protocol.exceptions import PayloadTooBig, ProtocolError
 from creche.protocol.frames import (
     BINARY,
@@ -520,3 +520,42 @@ def test_the_transitions_name_every_state_and_end_in_lost() -> None:
     for _ in State:
         reachable |= {target for state in reachable for target in TRANSITIONS[state].values()}
     assert reachable == set(State)
+
+
+def test_a_message_that_is_not_finished_in_time_is_told_with_1008() -> None:
+    connection = make(message_timeout=60, ping_interval=None)
+    connection.receive_data(frame(TEXT, b"whole") + frame(BINARY, b"x", fin=False), 10)
+    assert connection.next_timeout == 70
+    connection.handle_timeout(70)
+    assert messages(connection, 70) == ["whole"]
+    [(opcode, payload)] = written(connection)
+    assert (opcode, payload[:2]) == (CLOSE, (1008).to_bytes(2, "big"))
+    assert b"message timeout" in payload
+    assert outcome(connection) is Outcome.ABNORMAL
+
+
+def test_a_message_that_is_finished_in_time_leaves_no_deadline() -> None:
+    connection = make(message_timeout=60, ping_interval=None)
+    data = frame(TEXT, b"one") + frame(TEXT, b"two")
+    for i in range(len(data)):
+        connection.receive_data(data[i : i + 1], i)
+    assert connection.next_timeout == float("inf")
+    assert messages(connection) == ["one", "two"]
+
+
+def test_after_the_end_no_message_is_waited_for() -> None:
+    connection = make(message_timeout=1, ping_interval=None, close_timeout=10)
+    connection.receive_data(frame(TEXT, b"x", fin=False) + frame(CLOSE, close_payload(1000)), 0)
+    connection.handle_timeout(5)
+    assert outcome(connection) is Outcome.NORMAL
+
+
+def test_parsing_is_interrupted_for_the_sake_of_others() -> None:
+    connection = make()
+    connection.receive_data(frame(PING, b"x") * (2 * FRAMES_IN_A_ROW + 1), 0)
+    counts = [len(written(connection))]
+    while connection.must_continue:
+        connection.resume(0)
+        counts.append(len(written(connection)))
+    assert counts == [FRAMES_IN_A_ROW, FRAMES_IN_A_ROW, 1]
+    assert connection.input_size == 0

@@ -200,6 +200,8 @@ class Connection:
 
     def _watch_message(self, now: float) -> None:
         """See to it that a message that has begun is finished in time."""
+        if self.ended:
+            return
         timers = self.timers
         if not (self._tail or self._frame_left) and self.inbox.between_messages:
             timers.message_done()
