@@ -56,7 +56,7 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         run_tests(session, "pure", *session.posargs)
     elif session.python == PYTHONS[0]:
-        run_tests(session, "pure", "--cov")
+        run_tests(session, "pure", "--cov=creche")
     else:
         run_tests(session, "pure", "--ignore", "tests/hostile")
 

@@ -238,15 +238,28 @@ def percentile_99(sock: socket.socket, seconds: float, pid: int) -> tuple[float,
     return statistics.quantiles(delays, n=100)[98], most
 
 
-def measure(backend: str, name: str, seconds: float) -> tuple[float, float, float]:
-    """Memory growth in MiB, and the percentile without and with the flood in ms."""
-    with server_process(backend, FLOODS[name][1]) as (pid, port), opened(port) as sock:
+@contextmanager
+def honest(backend: str, descriptors: int) -> Iterator[tuple[int, int, socket.socket]]:
+    """A server's process and port, and an honest connection that is in use."""
+    with server_process(backend, descriptors) as (pid, port), opened(port) as sock:
         sock.settimeout(30)
         # Connections that come and go, so that what is kept for later ones is there already.
         for _ in range(50):
             opened(port).close()
         percentile_99(sock, 1, pid)
-        quiet, before = percentile_99(sock, seconds / 2, pid)
+        yield pid, port, sock
+
+
+def measure_quiet(backend: str, seconds: float) -> float:
+    """The percentile without a flood, in ms."""
+    with honest(backend, 4096) as (pid, _, sock):
+        return percentile_99(sock, seconds, pid)[0]
+
+
+def measure(backend: str, name: str, seconds: float) -> tuple[float, float]:
+    """Memory growth in MiB, and the percentile with the flood in ms."""
+    with honest(backend, FLOODS[name][1]) as (pid, port, sock):
+        before = memory(pid)
         flooder = subprocess.Popen(
             [sys.executable, __file__, "--flood", name, str(port), str(seconds + 1)]
         )
@@ -255,7 +268,7 @@ def measure(backend: str, name: str, seconds: float) -> tuple[float, float, floa
             flooded, most = percentile_99(sock, seconds, pid)
         finally:
             flooder.wait(60)
-        return most - before, quiet, flooded
+        return most - before, flooded
 
 
 def main() -> None:
@@ -276,8 +289,9 @@ def main() -> None:
         print("| backend | flood | memory, MiB | p99 without, ms | p99 with, ms | ratio |")
         print("|---|---|---|---|---|---|")
         for backend in arguments.backend or BACKENDS:
+            quiet = measure_quiet(backend, arguments.seconds)
             for name in arguments.only or FLOODS:
-                grown, quiet, flooded = measure(backend, name, arguments.seconds)
+                grown, flooded = measure(backend, name, arguments.seconds)
                 print(
                     f"| {backend} | {name} | {grown:+.1f} | {quiet:.2f} | {flooded:.2f} "
                     f"| {flooded / quiet:.1f} |",

@@ -13,12 +13,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from creche.protocol.connection import Connection
 from creche.protocol.frames import TEXT
 from creche.protocol.states import Side
 
 IDLE, SENDING, STOPPED = 500, 400, 100
-GRACE = 2.0
+GRACE = 6.0
 
 REQUEST = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -71,6 +73,7 @@ def stand_still(port: int) -> None:
     signal.pause()
 
 
+@pytest.mark.timeout(300)  # on a busy machine
 def test_a_shutdown_of_1000_connections_ends_in_time_and_loses_nothing(anyio_backend: Any) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
