@@ -24,12 +24,8 @@ import anyio
 
 import creche
 from creche.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, append_frame
-from support import echo
+from support import REQUEST, echo
 
-REQUEST = (
-    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
 KEY = b"\1\2\3\4"
 MESSAGE = bytearray()
 append_frame(MESSAGE, BINARY, b"x" * 122, KEY)

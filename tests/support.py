@@ -27,6 +27,12 @@ from creche.testing import MemoryByteStream, memory_byte_pair
 
 Body = Callable[[creche.WebSocket], Awaitable[object]]
 
+# For clients that are no more than a socket.
+REQUEST = (
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
 
 class JumpingLoop(asyncio.SelectorEventLoop):
     """An event loop whose time goes on as soon as every task waits."""
@@ -253,6 +259,7 @@ def free_port() -> int:
 
 __all__ = [
     "FAKE_TIME",
+    "REQUEST",
     "End",
     "MemoryByteStream",
     "RawPeer",

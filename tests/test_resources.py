@@ -19,7 +19,7 @@ from anyio.abc import SocketAttribute
 import creche
 from creche.protocol.frames import PING, TEXT
 from creche.testing import memory_pair
-from support import FAKE_TIME, echo, raw_client, raw_server, until
+from support import FAKE_TIME, REQUEST, echo, raw_client, raw_server, until
 
 pytestmark = pytest.mark.anyio
 
@@ -130,11 +130,6 @@ async def test_after_a_connection_nothing_is_left_without_the_garbage_collector(
 
 
 IDLE = 2000
-
-REQUEST = (
-    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
 
 
 @pytest.mark.timeout(120)

@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -15,7 +16,7 @@ from anyio.abc import SocketStream
 import creche
 import sweep
 from creche.protocol.frames import BINARY, CLOSE, CONTINUATION, TEXT
-from creche.testing import memory_byte_pair
+from creche.testing import memory_byte_pair, memory_pair
 from support import FAKE_TIME, RawPeer, echo, raw_client, raw_server, until
 
 pytestmark = pytest.mark.anyio
@@ -328,15 +329,23 @@ def test_while_the_application_is_slow_message_timeout_stands_still(backend: str
 
 # A creche peer whose application is slow
 
+# Little fits between the two, and pings are due much sooner than a stall is told.
+narrow_pair = partial(
+    memory_pair,
+    clogged_after=1000,
+    ping_interval=5,
+    ping_timeout=5,
+    stall_timeout=40,
+    write_limit=1000,
+)
+
 
 @pytest.mark.parametrize("backend", FAKE_TIME)
 def test_a_sender_gives_a_slow_creche_peer_up_after_stall_timeout(backend: str) -> None:
     """The peer's own side does not drop anybody; keepalive does not cut the time short."""
 
     async def main() -> None:
-        async with creche.testing.memory_pair(
-            clogged_after=1000, ping_interval=5, ping_timeout=5, stall_timeout=40, write_limit=1000
-        ) as (sender, slow):
+        async with narrow_pair() as (sender, slow):
             start = anyio.current_time()
             with pytest.raises(creche.ConnectionClosedError, match="stall timeout"):
                 while True:
@@ -352,9 +361,7 @@ def test_a_sender_gives_a_slow_creche_peer_up_after_stall_timeout(backend: str) 
 @pytest.mark.parametrize("backend", FAKE_TIME)
 def test_a_sender_waits_for_a_slow_creche_peer_that_goes_on(backend: str) -> None:
     async def main() -> None:
-        async with creche.testing.memory_pair(
-            clogged_after=1000, ping_interval=5, ping_timeout=5, stall_timeout=40, write_limit=1000
-        ) as (sender, slow):
+        async with narrow_pair() as (sender, slow):
             received = 0
 
             async def consume() -> None:
