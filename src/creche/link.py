@@ -296,6 +296,7 @@ class Link(Receiver):
         finally:
             # Let go of everything that leads back here, whatever has happened.
             self.abort("the scope of the connection has ended")
+            self._count()
             self.connection.timers.end_taken()
             self._timer.cancel()
 
@@ -499,7 +500,7 @@ class Link(Receiver):
             elif connection.side is Side.SERVER or connection.failure is not None:
                 transport.send_eof()  # the server closes TCP first (RFC 6455 7.1.1)
         if connection.state is State.LOST and not self.gone.is_set():
-            self.background.buffers.count(self, 0)
+            self._count()
             if connection.outcome is Outcome.ABNORMAL:
                 transport.abort()
             else:

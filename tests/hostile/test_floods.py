@@ -333,6 +333,22 @@ async def test_beyond_max_buffered_bytes_the_connection_with_the_most_is_ended()
     assert "300000 bytes" in str(ends["greedy"])
 
 
+async def test_what_is_never_received_counts_no_more_when_its_handler_has_returned() -> None:
+    async def leave_one(ws: creche.WebSocket) -> None:
+        await until(lambda: ws.close_code is not None)
+        await ws.receive()
+
+    async with creche.serving(leave_one, "127.0.0.1") as server:
+        async with raw_client(server.url) as peer:
+            for _ in range(2):
+                await peer.send(BINARY, b"x" * 50_000)
+            await until(lambda: server._background.buffers.total >= 100_000)
+        await until(lambda: not server._clients)
+        assert server.stats.failed == 0
+        assert server._background.buffers.total == 0
+        assert not server._background.buffers._held
+
+
 async def test_what_waits_for_a_peer_that_does_not_read_counts_as_buffered() -> None:
     ends: list[BaseException] = []
 
