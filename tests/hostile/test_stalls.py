@@ -116,13 +116,13 @@ def test_a_cancelled_scope_ends_within_a_second(backend: str, close_timeout: flo
 @pytest.mark.parametrize("backend", FAKE_TIME)
 def test_a_closing_handshake_that_has_had_its_second_gets_no_other(backend: str) -> None:
     async def main() -> None:
-        async with anyio.create_task_group() as tg:
+        with anyio.CancelScope() as scope:
             async with raw_server(close_timeout=60, ping_interval=None) as (ws, peer):
-                tg.start_soon(ws.aclose)
+                await ws.send_eof()
                 await peer.receive()
                 await anyio.sleep(5)
                 start = anyio.current_time()
-                tg.cancel_scope.cancel()
+                scope.cancel()
                 await anyio.sleep_forever()
         assert anyio.current_time() - start < 0.1
 
