@@ -94,10 +94,13 @@ async def test_an_inbox_that_fills_while_others_have_their_turn_loses_nothing() 
         link = ws._link
         link.data_received(memoryview(frames(FRAMES_IN_A_ROW + 2, PONG)))
         assert link.connection.must_continue
-        link.data_received(memoryview(frames(5, BINARY, b"x")))
+        link.data_received(memoryview(frames(2, BINARY, b"x") + frames(1000, PONG)))
         assert link.connection.must_pause
-        for _ in range(5):
+        for _ in range(2):
             assert await ws.receive() == b"x"
+        # There is room in the inbox, but not yet a turn for this peer.
+        assert link.connection.must_continue
+        assert link.transport._paused  # type: ignore[attr-defined]
         await peer.send(TEXT, b"still here")
         assert await ws.receive() == "still here"
 
