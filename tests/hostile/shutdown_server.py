@@ -37,7 +37,7 @@ async def main(grace: float) -> None:
             while True:
                 await ws.send(f"{committed[name]} " + "x" * 1000)
                 committed[name] += 1
-                await anyio.sleep(0.05)
+                await anyio.sleep(0.25)
 
         if name.startswith("sending"):
             await ws.run(creche.discard, produce)

@@ -20,7 +20,7 @@ from creche.protocol.frames import TEXT
 from creche.protocol.states import Side
 
 IDLE, SENDING, STOPPED = 500, 400, 100
-GRACE = 6.0
+GRACE = 8.0
 
 REQUEST = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
