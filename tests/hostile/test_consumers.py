@@ -67,11 +67,11 @@ async def test_a_slow_consumer_of_a_peer_of_websockets_is_not_killed_by_its_own_
     with in_thread(talkative_server, server_tls if secure else None) as port:
         uri = f"{'wss' if secure else 'ws'}://localhost:{port}/"
         async with creche.connect(
-            uri, ssl=client_tls if secure else None, ping_interval=0.02, ping_timeout=0.02
+            uri, ssl=client_tls if secure else None, ping_interval=0.1, ping_timeout=0.1
         ) as ws:
             for number in range(MESSAGES):
-                if number < 5:
-                    await anyio.sleep(0.15)  # longer than both together
+                if number < 3:
+                    await anyio.sleep(0.3)  # longer than both together
                 received.append(await ws.receive())
             assert ws.close_code is None
     assert received == [f"{number} " + "x" * 100 for number in range(MESSAGES)]
