@@ -23,6 +23,7 @@ import tempfile
 import time
 import weakref
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -245,91 +246,100 @@ def memory() -> float:
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
+class Soak:
+    """Servers and their clients for a time."""
+
+    def __init__(self, name: str, directory: str) -> None:
+        self.name = name
+        self.unix = str(Path(directory) / "soak")
+        self.server_tls, self.client_tls = make_tls()
+        self.servers: list[creche.Server] = []
+
+    @property
+    def opened(self) -> int:
+        return sum(server.stats.opened for server in self.servers)
+
+    async def run(self, seconds: float) -> Counter[str]:
+        """All of it; returns what the clients have done."""
+        logger = logging.getLogger("soak")
+        logger.addHandler(logging.NullHandler())
+        logger.propagate = False
+        options = {**OPTIONS, "logger": logger}
+        async with anyio.create_task_group() as tg:
+            self.servers = [
+                await tg.start(partial(creche.serve, handler, "127.0.0.1", **options)),
+                await tg.start(
+                    partial(creche.serve, handler, "localhost", ssl=self.server_tls, **options)
+                ),
+                await tg.start(partial(creche.serve_unix, handler, self.unix, **options)),
+            ]
+            tcp, tls, _ = (server.url for server in self.servers)
+            clients = Clients({"tcp": tcp, "tls": tls, "unix": self.unix}, self.client_tls)
+            stay = anyio.Event()
+            async with anyio.create_task_group() as kept:
+                for _ in range(KEPT):
+                    kept.start_soon(self.keep, tcp, stay)
+                await self.churn(clients, seconds)
+                stay.set()
+            for server in self.servers:
+                await server.shutdown()
+        return clients.done
+
+    async def keep(self, url: str, stay: anyio.Event) -> None:
+        """A connection that is open for all the time."""
+        async with creche.connect(url, **OPTIONS) as ws:
+            live.add(ws)
+            await stay.wait()
+            await ws.send("still here")
+            if await ws.receive() != "still here":
+                raise Lost("a connection that was kept")
+
+    async def churn(self, clients: Clients, seconds: float) -> None:
+        """Clients come and go; once a minute they pause, and it is looked at what is left."""
+        start = time.monotonic()
+        end = start + seconds
+        idle_tasks = 0
+        while time.monotonic() < end:
+            part = min(end, time.monotonic() + min(60, seconds / 2))
+            async with anyio.create_task_group() as tg:
+                for _ in range(CLIENTS):
+                    tg.start_soon(clients.work, part)
+            with anyio.fail_after(60):  # in which peers that stalled are given up
+                await until(lambda: sum(len(server._clients) for server in self.servers) == KEPT)
+            idle_tasks = idle_tasks or count_tasks()
+            alive, tasks = len(live), count_tasks() - idle_tasks
+            before = memory()
+            gc.collect()
+            print(
+                f"{self.name:8} {time.monotonic() - start:4.0f} s: {self.opened} connections, "
+                f"{clients.done['messages']} messages, open {KEPT} on both sides, "
+                f"WebSockets alive {alive}, tasks {tasks:+d}, memory {before:.0f} MiB, "
+                f"{memory():.0f} after collecting",
+                flush=True,
+            )
+            if alive != 2 * KEPT or tasks:
+                raise Lost(f"{alive} WebSockets alive, {tasks} tasks left")
+
+
 async def soak(name: str, seconds: float, seed: int) -> None:
     random.seed(seed)
-    logger = logging.getLogger("soak")
-    logger.addHandler(logging.NullHandler())
-    logger.propagate = False
-    server_tls, client_tls = make_tls()
-    options = {**OPTIONS, "logger": logger}
     with tempfile.TemporaryDirectory() as directory:
+        # What an event loop and its threads open at the first use stays open.
         await anyio.to_thread.run_sync(len, "")
-        async with creche.serving(handler, "127.0.0.1", **options) as warm:
-            async with creche.connect(warm.url):
-                pass
+        await Soak("warm-up", directory).run(1)
+        gc.collect()
+        gc.disable()
         tasks, descriptors = count_tasks(), count_descriptors()
-        async with anyio.create_task_group() as servers:
-            unix = str(Path(directory) / "soak")
-            tcp = await servers.start(
-                lambda task_status: creche.serve(
-                    handler, "127.0.0.1", task_status=task_status, **options
-                )
-            )
-            secure = await servers.start(
-                lambda task_status: creche.serve(
-                    handler, "localhost", ssl=server_tls, task_status=task_status, **options
-                )
-            )
-            local = await servers.start(
-                lambda task_status: creche.serve_unix(
-                    handler, unix, task_status=task_status, **options
-                )
-            )
-            clients = Clients({"tcp": tcp.url, "tls": secure.url, "unix": unix}, client_tls)
-            gc.collect()
-            gc.disable()
-            start = time.monotonic()
-            end = start + seconds
-            idle_tasks = 0
-            async with anyio.create_task_group() as kept:
-                stay = anyio.Event()
-
-                async def keep() -> None:
-                    async with creche.connect(tcp.url, **OPTIONS) as ws:
-                        live.add(ws)
-                        await stay.wait()
-                        await ws.send("still here")
-                        if await ws.receive() != "still here":
-                            raise Lost("a connection that was kept")
-
-                for _ in range(KEPT):
-                    kept.start_soon(keep)
-                all_servers = (tcp, secure, local)
-                while time.monotonic() < end:
-                    async with anyio.create_task_group() as tg:
-                        part = min(end, time.monotonic() + min(60, seconds / 2))
-                        for _ in range(CLIENTS):
-                            tg.start_soon(clients.work, part)
-                    # Peers that stalled are given up meanwhile.
-                    with anyio.fail_after(60):
-                        await until(lambda: sum(len(s._clients) for s in all_servers) == KEPT)
-                    idle_tasks = idle_tasks or count_tasks()
-                    alive, now = len(live), count_tasks()
-                    before = memory()
-                    gc.collect()
-                    print(
-                        f"{name:8} {time.monotonic() - start:4.0f} s: "
-                        f"{sum(server.stats.opened for server in all_servers)} connections, "
-                        f"{clients.done['messages']} messages, "
-                        f"open {KEPT} on both sides, WebSockets alive {alive}, "
-                        f"tasks {now - idle_tasks:+d}, memory {before:.0f} MiB, "
-                        f"{memory():.0f} after collecting",
-                        flush=True,
-                    )
-                    if alive != 2 * KEPT or now != idle_tasks:
-                        raise Lost(f"{alive} WebSockets alive, {now - idle_tasks} tasks left")
-                stay.set()
-            for server in all_servers:
-                await server.shutdown()
-            opened = sum(server.stats.opened for server in all_servers)
+        soaked = Soak(name, directory)
+        done = await soaked.run(seconds)
         await until(lambda: count_tasks() == tasks)
         left = count_tasks() - tasks, count_descriptors() - descriptors, len(live)
         gc.enable()
-        kinds = ", ".join(f"{kind} {count}" for kind, count in clients.done.most_common())
-        print(f"{name:8} {opened} connections and {clients.done['in_memory']} in memory: {kinds}")
-        print(f"{name:8} tasks, descriptors, WebSockets left: {left}", flush=True)
-        if any(left):
-            raise Lost(f"left: {left}")
+    kinds = ", ".join(f"{kind} {count}" for kind, count in done.most_common())
+    print(f"{name:8} {soaked.opened} connections and {done['in_memory']} in memory: {kinds}")
+    print(f"{name:8} tasks, descriptors, WebSockets left: {left}", flush=True)
+    if any(left):
+        raise Lost(f"left: {left}")
 
 
 def main() -> None:
