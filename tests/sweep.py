@@ -195,11 +195,15 @@ class Peer(RawPeer):
             await self.stream.send(data)
 
     async def say(self, message: str | bytes) -> None:
+        """Send a message, unless the connection has ended: an impatient one may have."""
         if isinstance(message, str):
             self.connection.send_message(TEXT, message.encode())
         else:
             self.connection.send_message(BINARY, message)
-        await self.write()
+        try:
+            await self.write()
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass
 
     def behave(self, peer: str) -> None:
         if peer == "clogged":
