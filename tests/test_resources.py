@@ -160,7 +160,10 @@ def test_2000_idle_connections_leave_nothing_behind(anyio_backend: Any) -> None:
             assert sock.recv(4096).startswith(b"HTTP/1.1 101 ")
         process.stdin.close()
         for sock in clients:
-            assert sock.recv(10) == b"\x88\x02\x03\xe9"  # 1001
+            data = sock.recv(10)
+            while data[:1] == b"\x89":  # a ping, on a machine that is slow
+                data = data[6:] or sock.recv(10)
+            assert data == b"\x88\x02\x03\xe9"  # 1001
             sock.sendall(b"\x88\x82\0\0\0\0\x03\xe9")
             sock.close()
         counts = json.loads(process.stdout.readline())
