@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import signal
 import socket
 import statistics
 import subprocess
@@ -213,10 +214,9 @@ def flood(name: str, port: int, seconds: float) -> None:
 # The honest connection
 
 
-def percentile_99(sock: socket.socket, seconds: float, pid: int) -> tuple[float, float]:
-    """The 99th percentile of the delay of an echo, in ms, and the most memory meanwhile."""
-    delays = []
-    most = 0.0
+def delays(sock: socket.socket, seconds: float) -> list[float]:
+    """How long an echo takes, in ms, again and again."""
+    found = []
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         start = time.perf_counter()
@@ -227,51 +227,53 @@ def percentile_99(sock: socket.socket, seconds: float, pid: int) -> tuple[float,
             if not data:
                 raise ConnectionError("the honest connection was closed")
             left -= len(data)
-        delays.append((time.perf_counter() - start) * 1000)
-        if len(delays) % 50 == 0:
-            most = max(most, memory(pid))
+        found.append((time.perf_counter() - start) * 1000)
         time.sleep(max(0, 1 / RATE - (time.perf_counter() - start)))
-    return statistics.quantiles(delays, n=100)[98], most
+    return found
 
 
-@contextmanager
-def honest(backend: str, descriptors: int) -> Iterator[tuple[int, int, socket.socket]]:
-    """A server's process and port, and an honest connection that is in use."""
-    with server_process(backend, descriptors) as (pid, port), opened(port) as sock:
+def percentile_99(found: list[float]) -> float:
+    return statistics.quantiles(found, n=100)[98]
+
+
+def measure(backend: str, name: str, seconds: int) -> tuple[float, float, float]:
+    """Memory growth in MiB, and the percentile without and with the flood in ms.
+
+    A second of flood is followed by one without, in which the flooder is stopped: the machine is
+    as noisy in either.
+    """
+    with server_process(backend, FLOODS[name][1]) as (pid, port), opened(port) as sock:
         sock.settimeout(30)
         # Connections that come and go, so that what is kept for later ones is there already.
         for _ in range(50):
             opened(port).close()
-        percentile_99(sock, 1, pid)
-        yield pid, port, sock
-
-
-def measure_quiet(backend: str, seconds: float) -> float:
-    """The percentile without a flood, in ms."""
-    with honest(backend, 4096) as (pid, _, sock):
-        return percentile_99(sock, seconds, pid)[0]
-
-
-def measure(backend: str, name: str, seconds: float) -> tuple[float, float]:
-    """Memory growth in MiB, and the percentile with the flood in ms."""
-    with honest(backend, FLOODS[name][1]) as (pid, port, sock):
-        before = memory(pid)
+        delays(sock, 1)
+        before = most = memory(pid)
+        quiet: list[float] = []
+        flooded: list[float] = []
         flooder = subprocess.Popen(
-            [sys.executable, __file__, "--flood", name, str(port), str(seconds + 1)]
+            [sys.executable, __file__, "--flood", name, str(port), str(2 * seconds + 1)]
         )
         try:
             time.sleep(0.5)
-            flooded, most = percentile_99(sock, seconds, pid)
+            for _ in range(seconds):
+                flooded += delays(sock, 1)
+                most = max(most, memory(pid))
+                flooder.send_signal(signal.SIGSTOP)
+                time.sleep(0.05)  # in which the server comes to the end of what was sent
+                quiet += delays(sock, 1)
+                flooder.send_signal(signal.SIGCONT)
         finally:
+            flooder.send_signal(signal.SIGCONT)
             flooder.wait(60)
-        return most - before, flooded
+        return most - before, percentile_99(quiet), percentile_99(flooded)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What a flood costs everybody else.")
     parser.add_argument("--backend", choices=BACKENDS, action="append")
     parser.add_argument("--only", choices=FLOODS, action="append")
-    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--seconds", type=int, default=10)
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--flood", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -285,9 +287,8 @@ def main() -> None:
         print("| backend | flood | memory, MiB | p99 without, ms | p99 with, ms | ratio |")
         print("|---|---|---|---|---|---|")
         for backend in arguments.backend or BACKENDS:
-            quiet = measure_quiet(backend, arguments.seconds)
             for name in arguments.only or FLOODS:
-                grown, flooded = measure(backend, name, arguments.seconds)
+                grown, quiet, flooded = measure(backend, name, arguments.seconds)
                 print(
                     f"| {backend} | {name} | {grown:+.1f} | {quiet:.2f} | {flooded:.2f} "
                     f"| {flooded / quiet:.1f} |",
