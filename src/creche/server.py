@@ -168,6 +168,7 @@ async def server_websocket(
         TypeError, ValueError: an option is not what it should be; its name is in the text.
     """
     settings = server_options(options)
+    _resolve_hosts(settings, ())
     async with Background() as background:
         transport = StreamTransport(stream)
         seconds = settings["open_timeout"]
@@ -408,20 +409,6 @@ class Server:
             self.stats.refused += 1
             self._warn("more than max_handshakes=%d: the oldest are dropped", limit)
 
-    def check_open(self) -> None:
-        """Refuse a client while the server stops."""
-        if self.draining:
-            raise reject(503, "the server is shutting down")
-
-    def admit(self, client: _Client) -> None:
-        """Count a client in, or refuse it where there are too many."""
-        limit = self._options["max_connections"]
-        if limit is not None and self._admitted >= limit:
-            self._warn("more than max_connections=%d: clients are refused", limit)
-            raise reject(503, "the server is full", [("Retry-After", _RETRY_AFTER)])
-        self._admitted += 1
-        client.admitted = True
-
     async def _open(
         self, client: _Client, open_transport_of: Callable[[], Awaitable[Transport]]
     ) -> WebSocket | None:
@@ -472,10 +459,17 @@ class _Client(Gate):
         self._server = server
 
     def check_open(self) -> None:
-        self._server.check_open()
+        if self._server.draining:
+            raise reject(503, "the server is shutting down")
 
     def admit(self) -> None:
-        self._server.admit(self)
+        server = self._server
+        limit = server._options["max_connections"]
+        if limit is not None and server._admitted >= limit:
+            server._warn("more than max_connections=%d: clients are refused", limit)
+            raise reject(503, "the server is full", [("Retry-After", _RETRY_AFTER)])
+        server._admitted += 1
+        self.admitted = True
 
 
 @asynccontextmanager
@@ -489,8 +483,7 @@ async def _running(
     try:
         if not callable(handler):
             raise TypeError(f"handler must be callable, not {type(handler).__name__}")
-        if options["hosts"] == "auto":
-            options["hosts"] = "loopback" if _on_loopback(sockets) else None
+        _resolve_hosts(options, sockets)
         async with Background(options["max_buffered_bytes"]) as background:
             server = Server(handler, options, background, sockets, host)
             try:
@@ -503,12 +496,15 @@ async def _running(
             sock.close()
 
 
-def _on_loopback(sockets: Sequence[socket.socket]) -> bool:
-    """Whether a server listens on loopback, and nowhere else."""
+def _resolve_hosts(options: ServerHandshakeOptions, sockets: Sequence[socket.socket]) -> None:
+    """Decide what hosts="auto" means: "loopback" where a server listens there and nowhere else."""
+    if options["hosts"] != "auto":
+        return
     addresses = [listening_address(sock) for sock in sockets]
-    return bool(addresses) and all(
+    on_loopback = bool(addresses) and all(
         isinstance(address, tuple) and is_loopback(address[0]) for address in addresses
     )
+    options["hosts"] = "loopback" if on_loopback else None
 
 
 async def _accept(
@@ -523,7 +519,7 @@ async def _accept(
             origins=options["origins"],
             subprotocols=options["subprotocols"],
             select_subprotocol=options["select_subprotocol"],
-            hosts=None if options["hosts"] == "auto" else options["hosts"],
+            hosts=options["hosts"],
             max_header_bytes=options["max_header_bytes"],
         )
         request, response = await answer(transport, handshake, options, gate)
