@@ -222,7 +222,8 @@ class Link(Receiver):
             delivered = self.transport.bytes_sent - self.transport.unsent()
             self.connection.timers.output_waits(self.background.now(), delivered)
             self._reschedule()
-        self._count()
+        if self.transport.outbox or self._counted:
+            self._count()
 
     async def wait_until_written(self) -> None:
         """Wait until the kernel has everything."""
@@ -420,8 +421,9 @@ class Link(Receiver):
         if self.transport.outbox or self.connection.output_left():
             self._flush()
         self._wake_sender()
-        self._count()
         if not self.transport.outbox:
+            if self._counted:
+                self._count()
             for written in self._flushers:
                 written.set()
         if self.connection.state is not State.OPEN:
