@@ -9,44 +9,37 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 from creche.link import Link
-
-BACKENDS = [
-    pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
-    pytest.param(("trio", {}), id="trio"),
-]
-try:
-    import uvloop  # noqa: F401
-except ImportError:
-    pass  # not on Windows
-else:
-    BACKENDS.insert(1, pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"))
+from support import BACKENDS, make_tls
 
 
 @pytest.fixture(params=BACKENDS)
-def anyio_backend(request: pytest.FixtureRequest) -> Any:
+def backend_name(request: pytest.FixtureRequest) -> Any:
+    """The key of a backend in support.BACKENDS."""
     return request.param
 
 
-@pytest.fixture(scope="session")
-def ca() -> trustme.CA:
-    return trustme.CA()
+@pytest.fixture
+def anyio_backend(backend_name: str) -> tuple[str, dict[str, Any]]:
+    settings = BACKENDS[backend_name]
+    return settings["backend"], settings.get("backend_options", {})
 
 
 @pytest.fixture(scope="session")
-def server_tls(ca: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    ca.issue_cert("localhost", "127.0.0.1", "::1").configure_cert(context)
-    return context
+def tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """The contexts of a server and of a client that trusts it."""
+    return make_tls()
 
 
-@pytest.fixture(scope="session")
-def client_tls(ca: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    ca.configure_trust(context)
-    return context
+@pytest.fixture
+def server_tls(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> ssl.SSLContext:
+    return tls[0]
+
+
+@pytest.fixture
+def client_tls(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> ssl.SSLContext:
+    return tls[1]
 
 
 @pytest.fixture(autouse=True)

@@ -18,14 +18,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import anyio
 
 import creche
 from creche.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, append_frame
-from support import REQUEST, echo
+from support import (
+    BACKENDS,
+    REQUEST,
+    echo,
+    open_socket,
+    raise_descriptor_limit,
+    resident_memory,
+)
 
 KEY = b"\1\2\3\4"
 MESSAGE = bytearray()
@@ -33,12 +38,6 @@ append_frame(MESSAGE, BINARY, b"x" * 122, KEY)
 ECHO_SIZE = 2 + 122
 # The honest connection sends so many messages a second.
 RATE = 500
-
-BACKENDS: dict[str, dict[str, Any]] = {
-    "asyncio": {"backend": "asyncio"},
-    "uvloop": {"backend": "asyncio", "backend_options": {"use_uvloop": True}},
-    "trio": {"backend": "trio"},
-}
 
 
 def pin(core: int) -> None:
@@ -86,14 +85,6 @@ def server_process(backend: str, descriptors: int) -> Iterator[tuple[int, int]]:
         process.stdout.close()
 
 
-def memory(pid: int) -> float:
-    """The resident memory of a process, in MiB."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError("no VmRSS")
-
-
 # The floods: each is called again and again, with a socket that is connected to the server, until
 # the time is over. A server that has had enough of it resets it, and it comes again.
 
@@ -105,22 +96,10 @@ def frames(count: int, *kinds: tuple[int, bytes, bool]) -> bytes:
     return bytes(out) * count
 
 
-def opened(port: int) -> socket.socket:
-    sock = socket.create_connection(("127.0.0.1", port))
-    sock.settimeout(1)
-    sock.sendall(REQUEST)
-    data = b""
-    while b"\r\n\r\n" not in data:
-        received = sock.recv(4096)
-        if not received:
-            raise ConnectionError("refused")
-        data += received
-    return sock
-
-
 def send_for_ever(first: bytes, data: bytes, read: bool) -> Callable[[int, float], None]:
     def flood(port: int, end: float) -> None:
-        with opened(port) as sock:
+        with open_socket(port) as sock:
+            sock.settimeout(1)
             sock.sendall(first)
             while time.monotonic() < end:
                 try:
@@ -199,8 +178,7 @@ FLOODS: dict[str, tuple[Callable[[int, float], None], int]] = {
 def flood(name: str, port: int, seconds: float) -> None:
     pin(1)
     os.nice(19)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    raise_descriptor_limit()
     end = time.monotonic() + seconds
     times = 0
     while time.monotonic() < end:
@@ -242,13 +220,12 @@ def measure(backend: str, name: str, seconds: int) -> tuple[float, float, float]
     A second of flood is followed by one without, in which the flooder is stopped: the machine is
     as noisy in either.
     """
-    with server_process(backend, FLOODS[name][1]) as (pid, port), opened(port) as sock:
-        sock.settimeout(30)
+    with server_process(backend, FLOODS[name][1]) as (pid, port), open_socket(port) as sock:
         # Connections that come and go, so that what is kept for later ones is there already.
         for _ in range(50):
-            opened(port).close()
+            open_socket(port).close()
         delays(sock, 1)
-        before = most = memory(pid)
+        before = most = resident_memory(pid)
         quiet: list[float] = []
         flooded: list[float] = []
         flooder = subprocess.Popen(
@@ -258,7 +235,7 @@ def measure(backend: str, name: str, seconds: int) -> tuple[float, float, float]
             time.sleep(0.5)
             for _ in range(seconds):
                 flooded += delays(sock, 1)
-                most = max(most, memory(pid))
+                most = max(most, resident_memory(pid))
                 flooder.send_signal(signal.SIGSTOP)
                 time.sleep(0.05)  # in which the server comes to the end of what was sent
                 quiet += delays(sock, 1)

@@ -1,4 +1,4 @@
-"""A server process for test_resources.py: python idle_server.py BACKEND USE_UVLOOP
+"""A server process for test_resources.py: python idle_server.py BACKEND
 
 It prints its port. At the end of its input it shuts down and prints, as JSON, how many
 connections were open, and how many tasks, descriptors and WebSockets are left.
@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import gc
 import json
-import resource
 import sys
 import weakref
 
 import anyio
 
 import creche
-from support import count_descriptors, count_tasks, echo, raw_client
+from support import (
+    BACKENDS,
+    count_descriptors,
+    count_tasks,
+    echo,
+    raise_descriptor_limit,
+    raw_client,
+)
 
 
 async def main() -> None:
@@ -45,7 +51,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    uvloop = {"use_uvloop": True} if sys.argv[2] == "True" else {}
-    anyio.run(main, backend=sys.argv[1], backend_options=uvloop)
+    raise_descriptor_limit()
+    anyio.run(main, **BACKENDS[sys.argv[1]])

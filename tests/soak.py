@@ -14,7 +14,6 @@ import gc
 import logging
 import os
 import random
-import resource
 import socket
 import struct
 import subprocess
@@ -34,8 +33,16 @@ from anyio.lowlevel import checkpoint
 import creche
 from creche.protocol.frames import BINARY, CLOSE, CONTINUATION, TEXT
 from creche.testing import memory_pair
-from support import count_descriptors, count_tasks, raw_client, until
-from sweep import BACKENDS, make_tls
+from support import (
+    BACKENDS,
+    count_descriptors,
+    count_tasks,
+    make_tls,
+    raise_descriptor_limit,
+    raw_client,
+    resident_memory,
+    until,
+)
 
 CLIENTS = 12
 KEPT = 5  # connections that stay open for all the time
@@ -240,12 +247,6 @@ class Clients:
             self.done[kind.__name__] += 1
 
 
-def memory() -> float:
-    """The resident memory of this process, in MiB."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
-
-
 class Soak:
     """Servers and their clients for a time."""
 
@@ -308,13 +309,13 @@ class Soak:
                 await until(lambda: sum(len(server._clients) for server in self.servers) == KEPT)
             idle_tasks = idle_tasks or count_tasks()
             alive, tasks = len(live), count_tasks() - idle_tasks
-            before = memory()
+            before = resident_memory()
             gc.collect()
             print(
                 f"{self.name:8} {time.monotonic() - start:4.0f} s: {self.opened} connections, "
                 f"{clients.done['messages']} messages, open {KEPT} on both sides, "
                 f"WebSockets alive {alive}, tasks {tasks:+d}, memory {before:.0f} MiB, "
-                f"{memory():.0f} after collecting",
+                f"{resident_memory():.0f} after collecting",
                 flush=True,
             )
             if alive != 2 * KEPT or tasks:
@@ -348,8 +349,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--backend", choices=BACKENDS)
     arguments = parser.parse_args()
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    raise_descriptor_limit()
     if arguments.backend:
         name, seconds = arguments.backend, arguments.minutes * 60
         anyio.run(soak, name, seconds, arguments.seed, **BACKENDS[name])

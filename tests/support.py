@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
+import resource
 import socket
 import ssl
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import anyio
 import trio.testing
+import trustme
 from anyio.lowlevel import checkpoint, current_token
 
 import creche
@@ -26,6 +29,15 @@ from creche.protocol.uri import parse_uri
 from creche.testing import MemoryByteStream, memory_byte_pair
 
 Body = Callable[[creche.WebSocket], Awaitable[object]]
+
+# What anyio.run() is told of each backend.
+BACKENDS: dict[str, dict[str, Any]] = {
+    "asyncio": {"backend": "asyncio"},
+    "uvloop": {"backend": "asyncio", "backend_options": {"use_uvloop": True}},
+    "trio": {"backend": "trio"},
+}
+if importlib.util.find_spec("uvloop") is None:
+    del BACKENDS["uvloop"]  # on Windows
 
 # For clients that are no more than a socket.
 REQUEST = (
@@ -207,34 +219,6 @@ async def raw_client(url: str) -> AsyncIterator[RawPeer]:
         yield peer
 
 
-# What gives the port of a running server, as an async context manager.
-Server = Callable[[ssl.SSLContext | None], Any]
-
-
-@contextmanager
-def in_thread(server: Server, tls: ssl.SSLContext | None) -> Iterator[int]:
-    """Run a server of asyncio in a thread of its own; gives its port."""
-    started = threading.Event()
-    state: dict[str, Any] = {}
-
-    async def main() -> None:
-        state["loop"] = asyncio.get_running_loop()
-        state["stop"] = asyncio.Event()
-        async with server(tls) as port:
-            state["port"] = port
-            started.set()
-            await state["stop"].wait()
-
-    thread = threading.Thread(target=asyncio.run, args=(main(),))
-    thread.start()
-    assert started.wait(10)
-    try:
-        yield state["port"]
-    finally:
-        state["loop"].call_soon_threadsafe(state["stop"].set)
-        thread.join(10)
-
-
 def count_tasks() -> int:
     """The tasks that live in this event loop."""
     native = current_token().native_token
@@ -249,6 +233,46 @@ def count_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+def raise_descriptor_limit() -> None:
+    """Let this process open as many descriptors as it may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def resident_memory(pid: int | str = "self") -> float:
+    """The resident memory of a process, in MiB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def make_tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """The contexts of a server on loopback and of a client that trusts it."""
+    ca = trustme.CA()
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ca.issue_cert("localhost", "127.0.0.1", "::1").configure_cert(server)
+    client = ssl.create_default_context()
+    ca.configure_trust(client)
+    return server, client
+
+
+def open_socket(port: int) -> socket.socket:
+    """A blocking socket, connected to a server on loopback, after the opening handshake."""
+    sock = socket.create_connection(("127.0.0.1", port))
+    sock.settimeout(30)
+    sock.sendall(REQUEST)
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        data = sock.recv(1)
+        if not data:
+            sock.close()
+            raise ConnectionError("refused")
+        head += data
+    if not head.startswith(b"HTTP/1.1 101 "):
+        sock.close()
+        raise ConnectionError(head.decode())
+    return sock
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as sock:
@@ -258,20 +282,23 @@ def free_port() -> int:
 
 
 __all__ = [
+    "BACKENDS",
     "FAKE_TIME",
     "REQUEST",
     "End",
     "MemoryByteStream",
     "RawPeer",
-    "Server",
     "count_descriptors",
     "count_tasks",
     "echo",
     "echo_over",
     "free_port",
-    "in_thread",
+    "make_tls",
+    "open_socket",
+    "raise_descriptor_limit",
     "raw_client",
     "raw_server",
+    "resident_memory",
     "settle",
     "two_ends",
     "until",

@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import trustme
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSListener, TLSStream
@@ -42,7 +41,7 @@ from creche.protocol.frames import BINARY, TEXT
 from creche.protocol.states import Side
 from creche.testing import memory_byte_pair
 from creche.transports.dialing import dial_unix
-from support import RawPeer, count_descriptors, count_tasks, until
+from support import BACKENDS, RawPeer, count_descriptors, count_tasks, make_tls, until
 
 TRANSPORTS = ("tcp", "tls", "unix", "memory")
 PEERS = ("quick", "clogged", "gone")
@@ -773,23 +772,6 @@ async def sweep(world: World, name: str, peer: str, how: str) -> int:
     generators = live_generators()
     check(not generators, f"{where}: async generators are left: {generators}")
     return k
-
-
-def make_tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """The contexts of a server and of a client that trusts it."""
-    ca = trustme.CA()
-    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    ca.issue_cert("localhost").configure_cert(server)
-    client = ssl.create_default_context()
-    ca.configure_trust(client)
-    return server, client
-
-
-BACKENDS: dict[str, dict[str, Any]] = {
-    "asyncio": {"backend": "asyncio"},
-    "uvloop": {"backend": "asyncio", "backend_options": {"use_uvloop": True}},
-    "trio": {"backend": "trio"},
-}
 
 
 def ways(backend: str) -> tuple[str, ...]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import aiohttp
@@ -15,7 +14,8 @@ import websockets
 from aiohttp import web
 
 import creche
-from support import Server, echo, in_thread
+from peers import Server, aiohttp_server, in_thread, websockets_server
+from support import echo
 
 pytestmark = pytest.mark.anyio
 
@@ -53,37 +53,17 @@ async def aiohttp_client(url: str, tls: ssl.SSLContext | None) -> None:
     assert ws.close_code == 1000
 
 
-@asynccontextmanager
-async def websockets_server(tls: ssl.SSLContext | None) -> AsyncIterator[int]:
-    async def handler(ws: websockets.ServerConnection) -> None:
-        async for message in ws:
-            await ws.send(message)
-
-    async with websockets.serve(handler, "localhost", 0, ssl=tls, max_size=MAX_SIZE) as server:
-        yield next(iter(server.sockets)).getsockname()[1]
+async def websockets_echo(ws: websockets.ServerConnection) -> None:
+    async for message in ws:
+        await ws.send(message)
 
 
-@asynccontextmanager
-async def aiohttp_server(tls: ssl.SSLContext | None) -> AsyncIterator[int]:
-    async def handler(request: web.Request) -> web.WebSocketResponse:
-        ws = web.WebSocketResponse(max_msg_size=MAX_SIZE)
-        await ws.prepare(request)
-        async for message in ws:
-            if message.type is aiohttp.WSMsgType.TEXT:
-                await ws.send_str(message.data)
-            else:
-                await ws.send_bytes(message.data)
-        return ws
-
-    app = web.Application()
-    app.router.add_get("/", handler)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "localhost", 0, ssl_context=tls)
-    await site.start()
-    assert runner.addresses
-    yield runner.addresses[0][1]
-    await runner.cleanup()
+async def aiohttp_echo(ws: web.WebSocketResponse) -> None:
+    async for message in ws:
+        if message.type is aiohttp.WSMsgType.TEXT:
+            await ws.send_str(message.data)
+        else:
+            await ws.send_bytes(message.data)
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
@@ -102,7 +82,11 @@ async def test_clients_of_others_echo_through_our_server(
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
-@pytest.mark.parametrize("server", [websockets_server, aiohttp_server])
+@pytest.mark.parametrize(
+    "server",
+    [websockets_server(websockets_echo), aiohttp_server(aiohttp_echo)],
+    ids=["websockets", "aiohttp"],
+)
 async def test_our_clients_echo_through_servers_of_others(
     server: Server, secure: bool, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:

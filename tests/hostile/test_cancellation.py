@@ -19,11 +19,6 @@ pytestmark = pytest.mark.anyio
 Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
 
 
-@pytest.fixture
-def tls(server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> Contexts:
-    return server_tls, client_tls
-
-
 @pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # anyio's TLS listener, of its clients
 @pytest.mark.parametrize("transport", TRANSPORTS)

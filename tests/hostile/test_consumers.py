@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ssl
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
@@ -15,7 +14,8 @@ from anyio.lowlevel import checkpoint
 
 import creche
 from creche.testing import memory_pair
-from support import FAKE_TIME, in_thread, raw_client, settle, until
+from peers import in_thread, websockets_server
+from support import FAKE_TIME, raw_client, settle, until
 
 pytestmark = pytest.mark.anyio
 
@@ -45,17 +45,11 @@ def test_a_consumer_slower_than_keepalive_receives_3000_messages(backend: str) -
     anyio.run(main, backend=backend, backend_options=FAKE_TIME[backend]())
 
 
-@asynccontextmanager
-async def talkative_server(tls: ssl.SSLContext | None) -> AsyncIterator[int]:
-    """A server of websockets' that sends 3,000 messages at once."""
-
-    async def handler(ws: websockets.ServerConnection) -> None:
-        for number in range(MESSAGES):
-            await ws.send(f"{number} " + "x" * 100)
-        await ws.wait_closed()
-
-    async with websockets.serve(handler, "127.0.0.1", 0, ssl=tls, compression=None) as server:
-        yield next(iter(server.sockets)).getsockname()[1]
+async def talk(ws: websockets.ServerConnection) -> None:
+    """3,000 messages at once."""
+    for number in range(MESSAGES):
+        await ws.send(f"{number} " + "x" * 100)
+    await ws.wait_closed()
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
@@ -64,7 +58,7 @@ async def test_a_slow_consumer_of_a_peer_of_websockets_is_not_killed_by_its_own_
 ) -> None:
     """Over TLS all the rest is decrypted already when reading pauses."""
     received = []
-    with in_thread(talkative_server, server_tls if secure else None) as port:
+    with in_thread(websockets_server(talk), server_tls if secure else None) as port:
         uri = f"{'wss' if secure else 'ws'}://localhost:{port}/"
         async with creche.connect(
             uri, ssl=client_tls if secure else None, ping_interval=0.1, ping_timeout=0.1

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -17,47 +14,12 @@ import websockets
 from aiohttp import web
 
 import creche
-from support import Server, echo, in_thread, raw_client, until
+from peers import aiohttp_server, in_thread, websockets_server
+from support import echo, raw_client, until
 
 pytestmark = pytest.mark.anyio
 
 LARGE = 300_000
-
-
-def websockets_server(handler: Any, **options: Any) -> Server:
-    """A server of websockets', for in_thread."""
-
-    @asynccontextmanager
-    async def run(tls: ssl.SSLContext | None) -> AsyncIterator[int]:
-        async with websockets.serve(
-            handler, "127.0.0.1", 0, ssl=tls, max_size=None, compression=None, **options
-        ) as server:
-            yield next(iter(server.sockets)).getsockname()[1]
-
-    return run
-
-
-def aiohttp_server(handler: Callable[[web.WebSocketResponse], Any]) -> Server:
-    """A server of aiohttp's, for in_thread."""
-
-    @asynccontextmanager
-    async def run(tls: ssl.SSLContext | None) -> AsyncIterator[int]:
-        async def answer(request: web.Request) -> web.WebSocketResponse:
-            ws = web.WebSocketResponse(max_msg_size=0)
-            await ws.prepare(request)
-            await handler(ws)
-            return ws
-
-        app = web.Application()
-        app.router.add_get("/", answer)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
-        await site.start()
-        yield runner.addresses[0][1]
-        await runner.cleanup()
-
-    return run
 
 
 class SlowReader:
@@ -99,7 +61,7 @@ async def test_a_cancelled_send_leaves_no_half_frame_and_the_next_send_arrives(p
         else aiohttp_server(reader.aiohttp)
     )
     sent = []
-    with in_thread(server, None) as port:
+    with in_thread(server) as port:
         async with creche.connect(f"ws://127.0.0.1:{port}/") as ws:
             cancelled = 0
             number = 0
@@ -126,8 +88,8 @@ async def test_leaving_with_more_than_16_unread_messages_does_not_hang() -> None
             await ws.send(f"{number}")
         await ws.wait_closed()
 
-    with in_thread(websockets_server(talk), None) as port:
-        with anyio.fail_after(5):
+    with in_thread(websockets_server(talk)) as port:
+        with anyio.fail_after(20):
             async with creche.connect(f"ws://127.0.0.1:{port}/", close_timeout=60) as ws:
                 await until(lambda: ws._link.connection.inbox.full)
         assert ws.close_code == 1000
@@ -136,7 +98,7 @@ async def test_leaving_with_more_than_16_unread_messages_does_not_hang() -> None
 async def test_a_stalled_peer_is_dropped() -> None:
     """websockets: never, though it says so: its keepalive itself waits to be written."""
     reader = SlowReader()
-    with in_thread(websockets_server(reader.websockets, max_queue=1), None) as port:
+    with in_thread(websockets_server(reader.websockets, max_queue=1)) as port:
         try:
             async with creche.connect(
                 f"ws://127.0.0.1:{port}/", stall_timeout=0.3, close_timeout=0.1
@@ -201,7 +163,7 @@ async def test_a_cancelled_client_sends_a_close_frame() -> None:
         await ws.wait_closed()
         seen.append(ws.close_code)
 
-    with in_thread(websockets_server(note), None) as port:
+    with in_thread(websockets_server(note)) as port:
         with anyio.move_on_after(0.1):
             async with creche.connect(f"ws://127.0.0.1:{port}/"):
                 await anyio.sleep_forever()

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import json
-import resource
+import os
 import selectors
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from creche.protocol.connection import Connection
 from creche.protocol.frames import TEXT
 from creche.protocol.states import Side
+from support import open_socket, raise_descriptor_limit
 
+TESTS = Path(__file__).parent.parent
 IDLE, SENDING, STOPPED = 500, 400, 100
 GRACE = 8.0
-
-REQUEST = (
-    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
 
 
 class Client:
@@ -37,13 +32,7 @@ class Client:
         self.connection = Connection(
             Side.CLIENT, bytearray(), 0, max_queue=None, max_queue_bytes=None
         )
-        self.sock = socket.create_connection(("127.0.0.1", port))
-        self.sock.sendall(REQUEST)
-        head = b""
-        while b"\r\n\r\n" not in head:
-            head += self.sock.recv(1024)
-        assert head.startswith(b"HTTP/1.1 101 ")
-        self.connection.receive_data(head.partition(b"\r\n\r\n")[2], 0)
+        self.sock = open_socket(port)
         self.connection.send_message(TEXT, name.encode())
         self.sock.sendall(self.connection.outbox)
         self.connection.outbox.clear()
@@ -74,15 +63,12 @@ def stand_still(port: int) -> None:
 
 
 @pytest.mark.timeout(300)  # on a busy machine
-def test_a_shutdown_of_1000_connections_ends_in_time_and_loses_nothing(anyio_backend: Any) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    backend, options = anyio_backend
+def test_a_shutdown_of_1000_connections_ends_in_time_and_loses_nothing(backend_name: str) -> None:
+    raise_descriptor_limit()
     server = subprocess.Popen(
         [
             *(sys.executable, "-W", "always::ResourceWarning"),
-            str(Path(__file__).with_name("shutdown_server.py")),
-            *(backend, str(options.get("use_uvloop", False)), str(GRACE)),
+            *(str(TESTS / "shutdown_server.py"), backend_name, str(GRACE)),
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -97,7 +83,10 @@ def test_a_shutdown_of_1000_connections_ends_in_time_and_loses_nothing(anyio_bac
     try:
         port = int(server.stdout.readline())
         stopped = subprocess.Popen(
-            [sys.executable, __file__, str(port)], stdout=subprocess.PIPE, text=True
+            [sys.executable, __file__, str(port)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(TESTS)},
         )
         assert stopped.stdout is not None
         names = [f"idle {n}" for n in range(IDLE)] + [f"sending {n}" for n in range(SENDING)]

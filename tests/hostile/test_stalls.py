@@ -17,7 +17,7 @@ import creche
 import sweep
 from creche.protocol.frames import BINARY, CLOSE, CONTINUATION, TEXT
 from creche.testing import memory_byte_pair, memory_pair
-from support import FAKE_TIME, RawPeer, echo, raw_client, raw_server, until
+from support import FAKE_TIME, RawPeer, echo, raw_server, until
 
 pytestmark = pytest.mark.anyio
 
@@ -378,15 +378,3 @@ def test_a_sender_waits_for_a_slow_creche_peer_that_goes_on(backend: str) -> Non
             assert received == 100
 
     anyio.run(main, backend=backend, backend_options=FAKE_TIME[backend]())
-
-
-async def test_a_raw_client_that_never_reads_cannot_hold_up_the_end_of_a_server() -> None:
-    async def flood(ws: creche.WebSocket) -> None:
-        while True:
-            await ws.send(LARGE)
-
-    with anyio.fail_after(LONG):
-        async with creche.serving(flood, "127.0.0.1", close_timeout=0.1) as server:
-            async with raw_client(server.url):
-                await until(lambda: server.connections)
-                await server.shutdown(grace=0.1)

@@ -35,21 +35,3 @@ def test_keys_come_from_the_systems_generator(monkeypatch: pytest.MonkeyPatch) -
     assert masking.new_key() == b"\x00\x01\x02\x03"
     assert masking.new_key() == b"\x04\x05\x06\x07"
     masking.drop_keys()
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_parent_and_child_of_a_fork_use_different_keys() -> None:
-    masking.new_key()  # fill the store
-    readable, writable = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.write(writable, b"".join(masking.new_key() for _ in range(8)))
-        os._exit(0)
-    ours = b"".join(masking.new_key() for _ in range(8))
-    theirs = os.read(readable, 32)
-    os.waitpid(child, 0)
-    os.close(readable)
-    os.close(writable)
-    assert len(theirs) == 32
-    assert ours != theirs

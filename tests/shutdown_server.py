@@ -1,4 +1,4 @@
-"""A server process for test_shutdown.py: python shutdown_server.py BACKEND USE_UVLOOP GRACE
+"""A server process for test_shutdown.py: python shutdown_server.py BACKEND GRACE
 
 It prints its port. A client's first message is its name; to a name that begins with "sending" it
 sends numbers as long as it can. At the end of its input it shuts down and prints, as JSON, how
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import sys
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import anyio
 
 import creche
+from support import BACKENDS, raise_descriptor_limit
 
 
 def delay() -> float:
@@ -76,7 +76,5 @@ async def main(grace: float) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    uvloop = {"use_uvloop": True} if sys.argv[2] == "True" else {}
-    anyio.run(main, float(sys.argv[3]), backend=sys.argv[1], backend_options=uvloop)
+    raise_descriptor_limit()
+    anyio.run(main, float(sys.argv[2]), **BACKENDS[sys.argv[1]])
