@@ -173,7 +173,7 @@ async def test_a_stream_of_trio_can_be_used(anyio_backend_name: str) -> None:
 async def test_leaving_after_the_peer_has_vanished_takes_close_timeout_at_most() -> None:
     async with raw_server(close_timeout=0.03) as (ws, _):
         start = anyio.current_time()
-    assert 0.02 < anyio.current_time() - start < 5
+    assert 0.02 < anyio.current_time() - start < 30
     assert ws.close_code == 1006
 
 
@@ -184,7 +184,7 @@ async def test_leaving_when_cancelled_takes_a_second_at_most() -> None:
             scope.cancel()
             await anyio.sleep_forever()
     assert ws.close_code == 1006
-    assert 0.9 < anyio.current_time() - start < 10
+    assert 0.9 < anyio.current_time() - start < 30
 
 
 async def test_a_cancellation_while_leaving_shortens_it() -> None:
@@ -193,7 +193,7 @@ async def test_a_cancellation_while_leaving_shortens_it() -> None:
         async with raw_server(close_timeout=30):
             pass
     assert scope.cancelled_caught
-    assert anyio.current_time() - start < 10
+    assert anyio.current_time() - start < 30
 
 
 async def test_native_cancellation_counts_and_a_second_one_aborts(anyio_backend_name: str) -> None:

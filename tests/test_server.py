@@ -384,7 +384,7 @@ async def test_a_shutdown_does_not_wait_for_a_handshake_that_is_under_way() -> N
         host, port = server.addresses[0]
         async with await anyio.connect_tcp(host, port) as stream:
             await until(lambda: server.stats.accepted)
-            with anyio.fail_after(5):
+            with anyio.fail_after(20):
                 await server.shutdown(grace=60)
             with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
                 await stream.receive()

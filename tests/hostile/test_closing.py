@@ -169,7 +169,7 @@ async def test_close_frames_that_cross_are_each_taken_for_the_answer() -> None:
 @pytest.mark.parametrize("messages", [1, 16, 17, 1000])
 async def test_leaving_does_not_hang_however_many_messages_are_unread(messages: int) -> None:
     async with creche.serving(echo, "127.0.0.1") as server:
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             async with creche.connect(server.url, max_queue=16, close_timeout=60) as ws:
                 for _ in range(messages):
                     await ws.send("x" * 1000)
