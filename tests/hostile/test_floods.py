@@ -9,7 +9,7 @@ import logging
 import resource
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import Any
 
 import anyio
@@ -248,6 +248,16 @@ async def test_half_open_handshakes_cannot_lock_others_out(
     warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(warnings) == 1  # not one for each
     assert "max_handshakes=3" in warnings[0].getMessage()
+
+
+async def test_a_crowd_of_handshakes_is_accepted_slowly_so_that_each_has_a_time() -> None:
+    async with creche.serving(echo, "127.0.0.1", max_handshakes=3) as server:
+        with ExitStack() as stack:
+            for _ in range(53):
+                stack.enter_context(socket.create_connection(server.addresses[0]))
+            start = anyio.current_time()
+            await until(lambda: server.stats.accepted == 53)
+            assert anyio.current_time() - start >= 49 * 0.002
 
 
 async def test_a_full_server_answers_503_and_when_to_come_again(
