@@ -70,8 +70,12 @@ async def test_the_url_connects_to_the_server(host: str | None, name: str) -> No
             assert await ws.receive() == "x"
 
 
-async def test_bound_sockets_are_served_and_closed() -> None:
-    sock = socket.create_server(("127.0.0.1", 0))
+@pytest.mark.parametrize("listens", [False, True])
+async def test_bound_sockets_are_served_and_closed(listens: bool) -> None:
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    if listens:
+        sock.listen()
     async with creche.serving(echo, sockets=[sock]) as server, creche.connect(server.url) as ws:
         await ws.send("x")
         assert await ws.receive() == "x"
@@ -407,11 +411,24 @@ async def test_a_cancelled_shutdown_stops_at_once() -> None:
 async def test_a_listening_socket_that_breaks_ends_serve(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    broken = socket.socket()
-    broken.bind(("127.0.0.1", 0))  # but it does not listen
-    with pytest.raises(OSError, match="accepting failed"):
-        await creche.serve(echo, sockets=[broken])
+    async def break_it(sock: socket.socket) -> None:
+        sock.shutdown(socket.SHUT_RDWR)
+
+    sock = socket.create_server(("127.0.0.1", 0))
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(break_it, sock)
+        with pytest.raises(OSError, match="accepting failed"):
+            await creche.serve(echo, sockets=[sock])
     assert "accepting failed" in caplog.text
+
+
+async def test_a_socket_that_cannot_listen_is_told_and_stays_the_callers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock, socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.connect(sock.getsockname())
+        with pytest.raises(OSError, match=r"cannot listen on \('127.0.0.1', "):
+            await creche.serve(echo, sockets=[taken])
+        assert taken.fileno() != -1
 
 
 async def test_a_server_can_be_started_again_on_its_port() -> None:

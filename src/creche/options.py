@@ -132,7 +132,8 @@ class ServerOptions(ListenerOptions, total=False):
     ssl: ssl_module.SSLContext | None
     """The TLS context; None for no TLS. Default None."""
     sockets: Sequence[socket.socket] | None
-    """Bound sockets to listen on, instead of host and port. Default None."""
+    """Bound sockets to listen on, instead of host and port; they are closed at the end. Default
+    None."""
     backlog: int
     """Connections that the kernel keeps until they are accepted. Default 1024."""
     reuse_port: bool

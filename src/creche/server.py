@@ -35,6 +35,7 @@ from creche.transports.listening import (
     bind_unix,
     close_listening,
     identity,
+    listen_on,
     listener_address,
     listening_address,
     remove_unix,
@@ -96,6 +97,8 @@ async def serving(
         )
     elif host is not None or port != 0:
         raise TypeError("sockets: host and port cannot be given beside bound sockets")
+    else:
+        listen_on(sockets, settings["backlog"])
     async with _running(handler, settings, sockets, host) as server:
         yield server
 

@@ -92,6 +92,19 @@ def _bind(sock: socket.socket, address: Any, backlog: int, reuse_port: bool) -> 
         raise named_error(exc, f"cannot listen on {address[0]} port {address[1]}") from None
 
 
+def listen_on(sockets: Sequence[socket.socket], backlog: int) -> None:
+    """Listen on bound sockets; those that listen already only get another backlog.
+
+    Raises:
+        OSError: one cannot be listened on; it names the address.
+    """
+    for sock in sockets:
+        try:
+            sock.listen(backlog)
+        except OSError as exc:
+            raise named_error(exc, f"cannot listen on {sock.getsockname()}") from None
+
+
 def bind_unix(
     path: str | os.PathLike[str], *, mode: int | None = None, backlog: int = 1024
 ) -> socket.socket:
