@@ -17,12 +17,14 @@ nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
 
 PYTHONS = ["3.11", "3.12", "3.13"]
+OLDEST, NEWEST = PYTHONS[0], PYTHONS[-1]
 # What `nox` runs; the others are asked for by name, since they take long or measure.
-nox.options.sessions = ["tests", "without_compiler", "lint", "types"]
+nox.options.sessions = ["tests", "docs", "without_compiler", "lint", "types"]
 SWEEP = (
     "tests/hostile/test_cancellation.py::"
     "test_whatever_is_cancelled_wherever_nothing_is_torn_lost_or_left"
 )
+WITHOUT_HOSTILE = ("--ignore", "tests/hostile")
 PROJECT = nox.project.load_toml("pyproject.toml")
 
 
@@ -45,8 +47,9 @@ def tests(session: nox.Session) -> None:
     """The tests, compiled and pure; on the oldest Python with coverage, which must be complete.
 
     The compiled build is a wheel that was built from the sdist, the pure one is editable. The
-    tests of hostile peers take long: pure, they run on the oldest Python only, and there without
-    the cancellation sweep, which covers nothing that the others do not.
+    tests of hostile peers take long: they run compiled on the oldest and the newest Python, and
+    pure on the oldest, there without the cancellation sweep, which covers nothing that the others
+    do not. Those of the documentation are another session's.
     """
     install_group(session, "test")
     session.install("anyio>=4.16", "h11", "build")
@@ -54,16 +57,17 @@ def tests(session: nox.Session) -> None:
         wheels = os.path.join(session.virtualenv.location, "wheels")
         session.run("python", "-m", "build", "--outdir", wheels)
         reinstall(session, "--no-index", "--find-links", wheels, "creche")
-        run_tests(session, "compiled", *session.posargs)
+        quick = () if session.python in (OLDEST, NEWEST) else WITHOUT_HOSTILE
+        run_tests(session, "compiled", *(session.posargs or quick))
     else:
         session.log("there is no C compiler: the compiled build is left out")
     reinstall(session, "--editable", ".")
     if session.posargs:
         run_tests(session, "pure", *session.posargs)
-    elif session.python == PYTHONS[0]:
+    elif session.python == OLDEST:
         run_tests(session, "pure", "--cov=creche", "--deselect", SWEEP)
     else:
-        run_tests(session, "pure", "--ignore", "tests/hostile")
+        run_tests(session, "pure", *WITHOUT_HOSTILE)
 
 
 def reinstall(session: nox.Session, *arguments: str) -> None:
@@ -72,8 +76,16 @@ def reinstall(session: nox.Session, *arguments: str) -> None:
 
 def run_tests(session: nox.Session, build: str, *arguments: str) -> None:
     """Run them, two at a time, and let them check that they run on the build asked for."""
-    command = ("python", "-m", "pytest", "-n", "2", *arguments)
+    command = ("python", "-m", "pytest", "-n", "2", "--ignore", "tests/docs", *arguments)
     session.run(*command, env={"CRECHE_BUILD": build})
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Every program of the documentation and every example, on both backends."""
+    install_group(session, "docs")
+    session.install("--editable", ".")
+    session.run("python", "-m", "pytest", "-n", "2", *(session.posargs or ["tests/docs"]))
 
 
 @nox.session
@@ -139,7 +151,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Types, by mypy --strict."""
-    install_group(session, "test")
+    install_group(session, "docs")
     install_group(session, "types")
     session.install("--editable", ".")
     session.run("mypy")

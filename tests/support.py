@@ -21,7 +21,8 @@ from anyio.lowlevel import checkpoint, current_token
 
 import creche
 from creche.protocol.client_handshake import ClientHandshake
-from creche.protocol.frames import append_frame, parse_header
+from creche.protocol.connection import Connection
+from creche.protocol.frames import TEXT, append_frame, parse_header
 from creche.protocol.masking import new_key
 from creche.protocol.server_handshake import ServerHandshake
 from creche.protocol.states import Side
@@ -255,11 +256,12 @@ def make_tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     return server, client
 
 
-def open_socket(port: int) -> socket.socket:
+def open_socket(port: int, path: str = "/", tls: ssl.SSLContext | None = None) -> socket.socket:
     """A blocking socket, connected to a server on loopback, after the opening handshake."""
-    sock = socket.create_connection(("127.0.0.1", port))
-    sock.settimeout(30)
-    sock.sendall(REQUEST)
+    sock = socket.create_connection(("127.0.0.1", port), timeout=30)
+    if tls is not None:
+        sock = tls.wrap_socket(sock, server_hostname="localhost")
+    sock.sendall(REQUEST.replace(b" / ", f" {path} ".encode()))
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         data = sock.recv(1)
@@ -271,6 +273,59 @@ def open_socket(port: int) -> socket.socket:
         sock.close()
         raise ConnectionError(head.decode())
     return sock
+
+
+class BlockingClient:
+    """A client on a blocking socket, until `selectors` drives it.
+
+    Attributes:
+        messages: what it has received and `receive` has not returned.
+    """
+
+    def __init__(self, port: int, path: str = "/", tls: ssl.SSLContext | None = None) -> None:
+        self.messages: list[str | bytes] = []
+        self.connection = Connection(
+            Side.CLIENT, bytearray(), 0, max_queue=None, max_queue_bytes=None
+        )
+        self.sock = open_socket(port, path, tls)
+
+    def __enter__(self) -> BlockingClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    def send(self, message: str) -> None:
+        self.connection.send_message(TEXT, message.encode())
+        self._write()
+
+    def read(self) -> bool:
+        """Take what is there; returns whether there may be more."""
+        data = self.sock.recv(65536)
+        connection = self.connection
+        connection.receive_data(data, 0)
+        while (message := connection.next_message(0)) is not None:
+            self.messages.append(message)
+        self._write()
+        return bool(data)
+
+    def receive(self) -> str | bytes:
+        """The next message."""
+        while not self.messages:
+            assert self.read(), "the server has closed"
+        return self.messages.pop(0)
+
+    def read_to_the_end(self) -> int | None:
+        """Read on until the server has closed; returns its close code."""
+        while self.read():
+            pass
+        received = self.connection.received
+        return None if received is None else received.code
+
+    def _write(self) -> None:
+        if self.connection.outbox:
+            self.sock.sendall(self.connection.outbox)
+            self.connection.outbox.clear()
 
 
 def free_port() -> int:
@@ -285,6 +340,7 @@ __all__ = [
     "BACKENDS",
     "FAKE_TIME",
     "REQUEST",
+    "BlockingClient",
     "End",
     "MemoryByteStream",
     "RawPeer",

@@ -13,41 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from creche.protocol.connection import Connection
-from creche.protocol.frames import TEXT
-from creche.protocol.states import Side
-from support import open_socket, raise_descriptor_limit
+from support import BlockingClient, raise_descriptor_limit
 
 TESTS = Path(__file__).parent.parent
 IDLE, SENDING, STOPPED = 500, 400, 100
 GRACE = 8.0
 
 
-class Client:
-    """A client on a blocking socket, until `selectors` drives it."""
+class Client(BlockingClient):
+    """A client that says its name."""
 
     def __init__(self, port: int, name: str) -> None:
+        super().__init__(port)
         self.name = name
-        self.messages: list[str | bytes] = []
-        self.connection = Connection(
-            Side.CLIENT, bytearray(), 0, max_queue=None, max_queue_bytes=None
-        )
-        self.sock = open_socket(port)
-        self.connection.send_message(TEXT, name.encode())
-        self.sock.sendall(self.connection.outbox)
-        self.connection.outbox.clear()
-
-    def read(self) -> bool:
-        """Take what is there; returns whether there may be more."""
-        data = self.sock.recv(65536)
-        connection = self.connection
-        connection.receive_data(data, 0)
-        while (message := connection.next_message(0)) is not None:
-            self.messages.append(message)
-        if connection.outbox:
-            self.sock.sendall(connection.outbox)
-            connection.outbox.clear()
-        return bool(data)
+        self.send(name)
 
 
 def stand_still(port: int) -> None:
