@@ -5,13 +5,20 @@ from __future__ import annotations
 import ssl
 import tempfile
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sniffio
 
 from creche.link import Link
 from support import BACKENDS, make_tls
+
+# anyio.run() notes for sniffio which library runs. Under asyncio.run(), where many applications
+# live, it has to be found out, which callbacks of the event loop cannot do, since they run in no
+# task. So that is how all tests on asyncio run: what anyio notes is put where nobody reads it.
+sniffio.current_async_library_cvar = ContextVar("nobody reads this", default=None)
 
 
 @pytest.fixture(params=BACKENDS)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from pathlib import Path
@@ -232,3 +233,14 @@ async def test_native_cancellation_counts_and_a_second_one_aborts(anyio_backend_
                 async with asyncio.timeout(0.05):
                     async with creche.connect(server.url):
                         await anyio.sleep_forever()
+
+
+def test_it_runs_under_asyncio_run_as_well(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with creche.serving(echo, "127.0.0.1") as server:
+            async with creche.connect(server.url) as ws:
+                await ws.send("x" * 10**6)
+                assert await ws.receive() == "x" * 10**6
+
+    asyncio.run(main())
+    assert caplog.records == []

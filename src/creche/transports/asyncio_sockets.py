@@ -97,4 +97,5 @@ class AsyncioSocketTransport(SocketTransport):
     def _unregister(self) -> None:
         self._remove_reader()
         self._remove_writer()
-        super()._unregister()
+        if not self._callbacks:  # otherwise no task waits for the socket
+            super()._unregister()

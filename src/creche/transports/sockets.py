@@ -103,6 +103,9 @@ class SocketTransport(Transport):
         sock.setblocking(False)
         set_nodelay(sock)
         self._sock = sock
+        # Looked up here, in a task: callbacks of an event loop are in none, and AnyIO then cannot
+        # tell which loop it is, unless anyio.run() has started it.
+        self._buffer = read_buffer()
         self._tls = isinstance(sock, ssl.SSLSocket)
         self._paused = False
         self._resumed: anyio.Event | None = None
@@ -151,7 +154,7 @@ class SocketTransport(Transport):
 
     def _read_ready(self) -> bool:
         """Read what is there; returns whether there may be more that no poll tells of."""
-        buffer = read_buffer()
+        buffer = self._buffer
         for _ in range(_READS_IN_A_ROW if self._tls else 1):
             if self.closed or self._paused or self._read_over:
                 return False
