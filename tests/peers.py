@@ -1,4 +1,4 @@
-"""Servers of others, for clients of ours."""
+"""Servers in a thread of their own: those of others, and ours."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from typing import Any
 
 import websockets
 from aiohttp import web
+
+import creche
+from creche.websocket import Handler
 
 # What gives the port of a running server, as an async context manager.
 Server = Callable[[ssl.SSLContext | None], Any]
@@ -38,6 +41,17 @@ def in_thread(server: Server, tls: ssl.SSLContext | None = None) -> Iterator[int
     finally:
         state["loop"].call_soon_threadsafe(state["stop"].set)
         thread.join(10)
+
+
+def creche_server(handler: Handler, **options: Any) -> Server:
+    """A server of ours, for what runs an event loop of its own."""
+
+    @asynccontextmanager
+    async def run(tls: ssl.SSLContext | None) -> AsyncIterator[int]:
+        async with creche.serving(handler, "127.0.0.1", ssl=tls, **options) as server:
+            yield server.addresses[0][1]
+
+    return run
 
 
 def websockets_server(
@@ -78,4 +92,4 @@ def aiohttp_server(handler: Callable[[web.WebSocketResponse], Awaitable[None]]) 
     return run
 
 
-__all__ = ["Server", "aiohttp_server", "in_thread", "websockets_server"]
+__all__ = ["Server", "aiohttp_server", "creche_server", "in_thread", "websockets_server"]

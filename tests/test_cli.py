@@ -10,10 +10,16 @@ from creche import cli
 from creche.protocol import COMPILED
 
 
+def demo() -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["demo"])
+    assert caught.value.code == 0
+
+
 def test_the_demo_shows_messages_both_ways_on_each_backend(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    cli.main(["demo"])
+    demo()
     output = capsys.readouterr().out
     assert "--- asyncio" in output
     assert "--- trio" in output
@@ -25,10 +31,8 @@ def test_the_demo_shows_messages_both_ways_on_each_backend(
 def test_without_trio_the_demo_runs_on_asyncio(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name: None if name == "trio" else object()
-    )
-    cli.main(["demo"])
+    monkeypatch.setattr("creche.cli.demo.find_spec", lambda _: None)
+    demo()
     output = capsys.readouterr().out
     assert "--- asyncio" in output
     assert "--- trio" not in output
@@ -54,5 +58,7 @@ def test_the_package_can_be_run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["creche", "demo"])
-    runpy.run_module("creche", run_name="__main__")
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("creche", run_name="__main__")
+    assert caught.value.code == 0
     assert "closed with 1000" in capsys.readouterr().out

@@ -1,41 +1,28 @@
-"""The command line: `creche` and `python -m creche`."""
+"""`creche demo`: a server and a client, and what they say."""
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
-import platform
 import time
-from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
 
 import anyio
 
 import creche
-from creche.protocol import COMPILED
 
 MESSAGES = ("Hello", "from a task", "in a nursery")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command.
+def add_to(commands: Any) -> None:
+    parser = commands.add_parser("demo", help="run a server and a client and show what they say")
+    parser.set_defaults(prepare=lambda _: run, backend="asyncio")
 
-    Raises:
-        SystemExit: --help or --version was asked for, or the arguments are wrong.
-    """
-    parser = argparse.ArgumentParser(prog="creche", description="WebSockets on Trio and asyncio.")
-    build = "compiled" if COMPILED else "pure Python"
-    parser.add_argument(
-        "--version",
-        action="version",
-        version=f"creche {creche.__version__} ({build}), Python {platform.python_version()}",
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("demo", help="run a server and a client and show what they say")
-    parser.parse_args(arguments)
-    # Python 3.11 may lose the trace of a frame that has run an event loop.
-    for backend in ("asyncio", "trio"):  # pragma: no branch
-        if importlib.util.find_spec(backend) is not None:  # pragma: no branch
-            anyio.run(demo, backend, backend=backend)
+
+async def run() -> None:
+    await demo("asyncio")
+    if find_spec("trio") is not None:
+        # A loop of its own, in a thread of its own.
+        await anyio.to_thread.run_sync(lambda: anyio.run(demo, "trio", backend="trio"))
 
 
 async def demo(backend: str) -> None:

@@ -1,0 +1,85 @@
+"""What several commands let their user say."""
+
+from __future__ import annotations
+
+import argparse
+import ssl
+from collections.abc import Awaitable, Callable
+from importlib.util import find_spec
+from typing import Any
+
+from creche.options import client_options
+
+# What a command does; it returns the exit status, None for 0.
+Command = Callable[[], Awaitable[int | None]]
+
+
+class UsageError(Exception):
+    """The arguments are wrong; the text says which, and why."""
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """--backend: the event loop."""
+    parser.add_argument(
+        "--backend",
+        choices=[name for name in ("asyncio", "uvloop", "trio") if find_spec(name)],
+        default="asyncio",
+        help="the event loop (default: asyncio)",
+    )
+
+
+def add_client_tls(parser: argparse.ArgumentParser) -> None:
+    """--ca and --insecure: what a client trusts."""
+    parser.add_argument("--ca", metavar="FILE", help="trust the authorities in this PEM file")
+    parser.add_argument(
+        "--insecure", action="store_true", help="do not check the server's certificate"
+    )
+
+
+def client_tls(given: argparse.Namespace) -> ssl.SSLContext | None:
+    """The TLS context that --ca and --insecure ask for; None for the default.
+
+    Raises:
+        UsageError: the file of --ca cannot be read.
+    """
+    if not given.ca and not given.insecure:
+        return None
+    if not given.uri.lower().startswith("wss:"):
+        raise UsageError("--ca and --insecure are for wss URIs")
+    try:
+        context = ssl.create_default_context(cafile=given.ca)
+    except OSError as exc:
+        raise UsageError(f"--ca {given.ca}: {exc.strerror or exc.reason}") from None  # type: ignore[attr-defined]
+    if given.insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def check_client_options(**options: Any) -> dict[str, Any]:
+    """The options of connect(), where they are right.
+
+    Raises:
+        UsageError: one of them is wrong.
+    """
+    try:
+        client_options(options)
+    except (TypeError, ValueError) as exc:
+        raise UsageError(str(exc)) from None
+    return options
+
+
+def seconds(text: str) -> float:
+    """A positive number of seconds."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError
+    return value
+
+
+def count(text: str) -> int:
+    """A number that is at least 1."""
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value

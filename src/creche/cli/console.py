@@ -1,0 +1,100 @@
+"""Where `creche connect` reads lines and shows messages: a terminal, or two streams.
+
+With prompt_toolkit (the extra "cli") a terminal has line editing and history, and messages appear
+above the prompt. Without it, and where standard input or output is no terminal, lines are read and
+written plainly.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import anyio
+from anyio.lowlevel import current_token
+
+
+class Console:
+    """Standard input and output, line by line.
+
+    Attributes:
+        interactive: whether a person sits there.
+    """
+
+    def __init__(self, interactive: bool) -> None:
+        self.interactive = interactive
+
+    async def each_line(self, use: Callable[[str], Awaitable[None]]) -> None:
+        """Call `use` with each line of the input, without its end; return at the end of all."""
+        send, receive = anyio.create_memory_object_stream[bytes](0)
+        arguments = (sys.stdin.fileno(), send.send, current_token())
+        threading.Thread(target=_read_input, args=arguments, daemon=True).start()
+        rest = b""
+        with send, receive:
+            while data := await receive.receive():
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    await use(line.decode("utf-8", "replace").removesuffix("\r"))
+            if rest:
+                await use(rest.decode("utf-8", "replace"))
+
+    def show(self, message: str) -> None:
+        """Write a message of the server."""
+        print(f"< {message}" if self.interactive else message, flush=True)
+
+    def note(self, text: str) -> None:
+        """Write what is not a message, where it does not mix with messages."""
+        print(f"* {text}", file=sys.stderr, flush=True)
+
+
+def _read_input(descriptor: int, send: Any, token: Any) -> None:
+    """Pass on what comes; nothing at its end. The thread is left alone when nobody wants more.
+
+    os.read has no lock that an interpreter that ends would wait for.
+    """
+    data = b"\n"
+    while data:
+        try:
+            data = os.read(descriptor, 65536)
+        except OSError:
+            data = b""
+        try:
+            anyio.from_thread.run(send, data, token=token)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, RuntimeError):
+            return
+
+
+class Prompt(Console):
+    """A terminal with a line editor at its bottom."""
+
+    def __init__(self) -> None:
+        super().__init__(True)
+        from prompt_toolkit import PromptSession
+
+        self._session: PromptSession[str] = PromptSession("> ")
+
+    async def each_line(self, use: Callable[[str], Awaitable[None]]) -> None:
+        while True:
+            try:
+                line = await self._session.prompt_async()
+            except (EOFError, KeyboardInterrupt):  # Ctrl-D, Ctrl-C
+                return
+            await use(line)
+
+
+@contextmanager
+def open_console() -> Iterator[Console]:
+    """The best console that there is."""
+    interactive = sys.stdin.isatty() and sys.stdout.isatty()
+    if not interactive or find_spec("prompt_toolkit") is None:
+        yield Console(interactive)
+        return
+    from prompt_toolkit.patch_stdout import patch_stdout
+
+    with patch_stdout():
+        yield Prompt()

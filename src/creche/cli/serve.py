@@ -1,0 +1,97 @@
+"""`creche serve`: a server to try clients with."""
+
+from __future__ import annotations
+
+import argparse
+import ssl
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+from anyio.abc import SocketAttribute
+
+import creche
+from creche.cli.arguments import Command, UsageError, add_backend
+
+# Where --tls is said without a file.
+MADE = ""
+
+
+def add_to(commands: Any) -> None:
+    parser = commands.add_parser(
+        "serve",
+        help="run an echo server",
+        description="Send back each message to whoever has sent it, until Ctrl-C or SIGTERM.",
+    )
+    parser.add_argument("--host", default="localhost", help="where to listen (default: localhost)")
+    parser.add_argument("--port", type=int, default=8765, help="the port (default: 8765)")
+    parser.add_argument(
+        "--broadcast", action="store_true", help="send each message to all the other clients"
+    )
+    parser.add_argument(
+        "--tls",
+        nargs="?",
+        const=MADE,
+        metavar="PEM",
+        help="use TLS, with the certificate and key in this file, or one made for this run",
+    )
+    add_backend(parser)
+    parser.set_defaults(prepare=prepare)
+
+
+def prepare(given: argparse.Namespace) -> Command:
+    if given.tls is None:
+        return partial(run, given, None)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    if given.tls == MADE:
+        return partial(run, given, context, _make_certificate(context))
+    try:
+        context.load_cert_chain(given.tls)
+    except OSError as exc:
+        raise UsageError(f"--tls {given.tls}: {exc}") from None
+    return partial(run, given, context)
+
+
+def _make_certificate(context: ssl.SSLContext) -> bytes:
+    """Make one for localhost; returns the authority that a client must trust, as PEM."""
+    try:
+        import trustme
+    except ImportError:
+        raise UsageError(
+            "--tls makes a certificate with trustme: pip install 'creche[cli]', or name a file"
+        ) from None
+    ca = trustme.CA()
+    ca.issue_cert("localhost", "127.0.0.1", "::1").configure_cert(context)
+    return ca.cert_pem.bytes()
+
+
+async def run(
+    given: argparse.Namespace, context: ssl.SSLContext | None, ca: bytes | None = None
+) -> None:
+    async def handler(ws: creche.WebSocket) -> None:
+        address = ws.extra(SocketAttribute.remote_address)
+        client = f"{address[0]} port {address[1]}"
+        print(f"+ {client}", flush=True)
+        try:
+            async for message in ws:
+                if given.broadcast:
+                    creche.broadcast(server.connections - {ws}, message)
+                else:
+                    await ws.send(message)
+        finally:
+            print(f"- {client}", flush=True)
+
+    with tempfile.TemporaryDirectory() as directory:
+        async with creche.serving(
+            handler, given.host, given.port, ssl=context, max_size=None
+        ) as server:
+            advice = ""
+            if ca is not None:
+                path = Path(directory) / "ca.pem"
+                path.write_bytes(ca)
+                advice = f" --ca {path}"
+            print(f"listening at {server.url}", flush=True)
+            print(f"try: creche connect {server.url}{advice}", flush=True)
+            await anyio.sleep_forever()

@@ -1,0 +1,468 @@
+"""`creche connect`, `serve` and `bench`, run by main() as the command line does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.input import PipeInput, create_pipe_input
+from prompt_toolkit.output import DummyOutput
+
+import creche
+from creche import cli
+from peers import creche_server, in_thread
+from support import BACKENDS, BlockingClient, echo, free_port
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+class Input:
+    """Standard input, as a pipe."""
+
+    def __init__(self) -> None:
+        self.readable, self.writable = os.pipe()
+        self.terminal = False
+
+    def fileno(self) -> int:
+        return self.readable
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    def write(self, text: str) -> None:
+        os.write(self.writable, text.encode())
+
+    def end(self) -> None:
+        os.close(self.writable)
+        self.writable = -1
+
+
+@pytest.fixture
+def stdin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Input]:
+    pipe = Input()
+    monkeypatch.setattr(sys, "stdin", pipe)
+    yield pipe
+    if pipe.writable != -1:
+        pipe.end()
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command: its status, its output and its errors."""
+
+    def run_command(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            cli.main(arguments)
+        assert isinstance(caught.value.code, int)
+        return caught.value.code, *capsys.readouterr()
+
+    return run_command
+
+
+def uri(port: int, scheme: str = "ws") -> str:
+    return f"{scheme}://localhost:{port}"
+
+
+# connect, with an input that is no terminal
+
+
+def test_each_line_is_sent_and_each_message_printed(run: Run, stdin: Input) -> None:
+    stdin.write("one\ntwo\r\nlast")
+    stdin.end()
+    with in_thread(creche_server(echo)) as port:
+        status, out, err = run("connect", uri(port), "--wait", "0.5")
+    assert (status, out) == (0, "one\ntwo\nlast\n")
+    assert err == f"* connected to {uri(port)}\n* closed with 1000\n"
+
+
+def test_an_input_that_cannot_be_read_has_ended(run: Run, stdin: Input) -> None:
+    os.close(stdin.readable)
+    with in_thread(creche_server(echo)) as port:
+        assert run("connect", uri(port), "--wait", "0")[:2] == (0, "")
+
+
+def test_it_goes_on_until_the_server_closes(run: Run, stdin: Input) -> None:
+    async def count_down(ws: creche.WebSocket) -> None:
+        for number in range(3, 0, -1):
+            await ws.send(f"{number}")
+        await ws.aclose(1001, "lift-off")
+
+    stdin.end()
+    with in_thread(creche_server(count_down)) as port:
+        status, out, err = run("connect", uri(port))
+    assert (status, out) == (0, "3\n2\n1\n")
+    assert err.endswith("* closed with 1001: lift-off\n")
+
+
+def test_a_bad_end_is_told_by_the_status(run: Run, stdin: Input) -> None:
+    async def refuse(ws: creche.WebSocket) -> None:
+        await ws.aclose(4000, "not you")
+
+    with in_thread(creche_server(refuse)) as port:
+        status, _, err = run("connect", uri(port))
+    assert status == 1
+    assert err.endswith("* closed with 4000: not you\n")
+
+
+def test_json_and_binary_messages_are_printed_as_they_are(run: Run, stdin: Input) -> None:
+    async def talk(ws: creche.WebSocket) -> None:
+        await ws.send('{"a": 1}')
+        await ws.send(b"\x00\xff")
+
+    with in_thread(creche_server(talk)) as port:
+        assert run("connect", uri(port))[1] == '{"a": 1}\n00ff\n'
+
+
+def test_what_a_client_says_of_itself(run: Run, stdin: Input) -> None:
+    seen: dict[str, Any] = {}
+
+    async def note(ws: creche.WebSocket) -> None:
+        seen.update(ws.request.headers)
+        seen["message"] = await ws.receive()
+        await ws.send("bye")
+
+    stdin.write("hello\n")
+    options = {"subprotocols": ["chat"], "origins": ["https://example.com"]}
+    with in_thread(creche_server(note, **options)) as port:
+        status, out, err = run(
+            *("connect", uri(port), "--header", "X-One: 1", "--header", "X-Two: 2", "--binary"),
+            *("--subprotocol", "chat", "--origin", "https://example.com", "--ping", "60"),
+        )
+    assert (status, out) == (0, "bye\n")
+    assert (seen["x-one"], seen["x-two"], seen["message"]) == ("1", "2", b"hello")
+    assert "subprotocol chat" in err
+    assert "* pong after " in err
+
+
+def test_a_signal_closes_the_connection(run: Run, stdin: Input) -> None:
+    codes = []
+
+    async def handler(ws: creche.WebSocket) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        async for _ in ws:
+            pass
+        codes.append(ws.close_code)
+
+    with in_thread(creche_server(handler)) as port:
+        status, _, err = run("connect", uri(port))
+        assert status == 0
+        assert err.endswith("* closed with 1000\n")
+    assert codes == [1000]
+
+
+# connect, in a terminal
+
+
+@pytest.fixture
+def keyboard(stdin: Input, monkeypatch: pytest.MonkeyPatch) -> Iterator[PipeInput]:
+    """A terminal with a line editor."""
+    stdin.terminal = True
+    monkeypatch.setattr(type(sys.stdout), "isatty", lambda _: True)
+    with create_pipe_input() as pipe, create_app_session(input=pipe, output=DummyOutput()):
+        yield pipe
+
+
+@pytest.mark.parametrize("key", ["\x04", "\x03"], ids=["Ctrl-D", "Ctrl-C"])
+def test_a_line_can_be_edited_and_a_key_ends_it(run: Run, keyboard: PipeInput, key: str) -> None:
+    received = []
+
+    async def handler(ws: creche.WebSocket) -> None:
+        async for message in ws:
+            received.append(message)
+            keyboard.send_text(key)
+
+    keyboard.send_text("helo\x1b[Dl\r")  # one to the left, and an l
+    with in_thread(creche_server(handler)) as port:
+        assert run("connect", uri(port))[0] == 0
+    assert received == ["hello"]
+
+
+def test_a_server_that_closes_ends_the_prompt(run: Run, keyboard: PipeInput) -> None:
+    async def handler(ws: creche.WebSocket) -> None:
+        await ws.aclose(1001)
+
+    with in_thread(creche_server(handler)) as port:
+        assert run("connect", uri(port))[0] == 0
+
+
+def test_without_a_line_editor_a_terminal_is_read_plainly(
+    run: Run, stdin: Input, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stdin.terminal = True
+    monkeypatch.setattr(type(sys.stdout), "isatty", lambda _: True)
+    monkeypatch.setattr("creche.cli.console.find_spec", lambda _: None)
+
+    async def handler(ws: creche.WebSocket) -> None:
+        await ws.send('{"name": "é", "list": [1]}')
+        await ws.send("[not JSON")
+        await ws.send("hello")
+        await ws.send(b"\x00\xff")
+
+    with in_thread(creche_server(handler)) as port:
+        status, out, _ = run("connect", uri(port))
+    assert status == 0
+    assert out == (
+        '< {\n  "name": "é",\n  "list": [\n    1\n  ]\n}\n< [not JSON\n< hello\n< (2 bytes) 00 ff\n'
+    )
+
+
+# What is wrong
+
+
+def test_an_address_that_is_wrong_is_told_in_a_line(run: Run, stdin: Input) -> None:
+    for address, text in (
+        ("http://localhost", "must begin with ws:// or wss://"),
+        ("ws://nobody.invalid", "cannot resolve nobody.invalid"),
+        (uri(free_port()), "Connection refused"),
+    ):
+        status, out, err = run("connect", address)
+        assert (status, out) == (1, "")
+        assert err.startswith("creche: ")
+        assert text in err
+        assert err.count("\n") == 1
+
+
+def test_a_refusal_is_told_with_the_servers_words(run: Run, stdin: Input) -> None:
+    def refuse(request: creche.Request) -> creche.Response:
+        body = "" if request.path == "/silent" else "not today\nnor tomorrow\n"
+        return creche.Response(503, body=body)
+
+    with in_thread(creche_server(echo, process_request=refuse)) as port:
+        status, _, err = run("connect", uri(port))
+        assert status == 1
+        assert err == (
+            "creche: the server answered 503 Service Unavailable, not 101 Switching Protocols: "
+            "not today\n"
+        )
+        assert run("connect", uri(port) + "/silent")[2].endswith("not 101 Switching Protocols\n")
+
+
+def test_a_certificate_that_is_not_trusted_is_told_and_what_to_do(
+    run: Run,
+    stdin: Input,
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
+    tmp_path: Path,
+) -> None:
+    stdin.write("x\n")
+    stdin.end()
+    with in_thread(creche_server(echo), server_tls) as port:
+        status, _, err = run("connect", uri(port, "wss"))
+        assert status == 1
+        assert "certificate is not trusted" in err
+        assert "--insecure" in err
+        assert err.count("\n") == 1
+        assert run("connect", uri(port, "wss"), "--insecure", "--wait", "0.5")[:2] == (0, "x\n")
+        ca = tmp_path / "ca.pem"
+        ca.write_text(ssl.DER_cert_to_PEM_cert(client_tls.get_ca_certs(binary_form=True)[-1]))
+        assert run("connect", uri(port, "wss"), "--ca", str(ca), "--wait", "0")[0] == 0
+        status, _, err = run("connect", uri(port, "wss"), "--ca", "/nowhere")
+        assert status == 2
+        assert "--ca /nowhere: No such file or directory\n" in err
+        status, _, err = run("connect", uri(port, "wss"), "--ca", __file__)
+        assert status == 2
+        assert f"--ca {__file__}: " in err
+
+
+def test_tls_with_a_server_that_has_none(run: Run, stdin: Input) -> None:
+    with in_thread(creche_server(echo)) as port:
+        status, _, err = run("connect", uri(port, "wss"))
+    assert status == 1
+    assert "Does the server speak TLS at all?" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--header", "nonsense"], "--header 'nonsense' has no colon"),
+        (["--header", "a b: c"], "header name 'a b' is not a token"),
+        (["--origin", "a\nb"], "header origin has a value"),
+        (["--insecure"], "--ca and --insecure are for wss URIs"),
+        (["--ping", "0"], "argument --ping: invalid seconds value: '0'"),
+    ],
+)
+def test_a_wrong_argument_is_named(run: Run, stdin: Input, arguments: list[str], text: str) -> None:
+    status, out, err = run("connect", "ws://localhost", *arguments)
+    assert (status, out) == (2, "")
+    assert text in err
+    assert err.startswith("usage: creche connect")
+
+
+# serve
+
+
+@contextmanager
+def beside(client: Callable[[int], None]) -> Iterator[str]:
+    """Call `client(port)` in a thread as soon as somebody listens there; then end this process."""
+    port = free_port()
+    errors = []
+
+    def work() -> None:
+        try:
+            while True:
+                try:
+                    socket.create_connection(("localhost", port)).close()
+                    break
+                except OSError:
+                    time.sleep(0.01)
+            client(port)
+        except BaseException as exc:
+            errors.append(exc)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield str(port)
+    thread.join()
+    assert not errors, errors
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_server_sends_messages_back(run: Run, backend: str) -> None:
+    def client(port: int) -> None:
+        with BlockingClient(port) as ws:
+            ws.send("hello")
+            assert ws.receive() == "hello"
+
+    with beside(client) as port:
+        status, out, err = run("serve", "--port", port, "--backend", backend)
+    assert (status, err) == (0, "")
+    first, second, came, went = out.splitlines()
+    assert first == f"listening at ws://localhost:{port}/"
+    assert second == f"try: creche connect ws://localhost:{port}/"
+    assert came.startswith("+ 127.0.0.1 port ")
+    assert went == came.replace("+", "-")
+
+
+def test_the_server_relays_between_clients(run: Run) -> None:
+    def client(port: int) -> None:
+        with BlockingClient(port) as one, BlockingClient(port) as two:
+            two.send("hello")
+            assert one.receive() == "hello"
+            one.send("yourself")
+            assert two.receive() == "yourself"
+
+    with beside(client) as port:
+        assert run("serve", "--port", port, "--broadcast")[0] == 0
+
+
+def test_the_server_makes_a_certificate(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    made = []
+
+    def client(port: int) -> None:
+        advice = ""
+        while " --ca " not in advice:
+            advice += capsys.readouterr().out
+            time.sleep(0.01)
+        path = advice.split(" --ca ")[1].split()[0]
+        made.append(path)
+        context = ssl.create_default_context(cafile=path)
+        with BlockingClient(port, tls=context) as ws:
+            ws.send("hello")
+            assert ws.receive() == "hello"
+
+    with beside(client) as port:
+        assert run("serve", "--port", port, "--tls")[0] == 0
+    assert not Path(made[0]).exists()
+
+
+def test_the_server_uses_a_certificate_that_it_is_given(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ca = trustme.CA()
+    file = tmp_path / "localhost.pem"
+    ca.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(file))
+
+    def client(port: int) -> None:
+        context = ssl.create_default_context()
+        ca.configure_trust(context)
+        with BlockingClient(port, tls=context) as ws:
+            ws.send("hello")
+            assert ws.receive() == "hello"
+
+    with beside(client) as port:
+        assert run("serve", "--port", port, "--tls", str(file))[0] == 0
+    for wrong in ("/nowhere", __file__):
+        status, _, err = run("serve", "--tls", wrong)
+        assert status == 2
+        assert f"--tls {wrong}: " in err
+    monkeypatch.setitem(sys.modules, "trustme", None)
+    status, _, err = run("serve", "--tls")
+    assert status == 2
+    assert "pip install 'creche[cli]'" in err
+
+
+def test_a_port_that_is_taken_is_told_in_a_line(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+        status, out, err = run("serve", "--host", "127.0.0.1", "--port", str(port))
+    assert (status, out) == (1, "")
+    assert err == f"creche: cannot listen on 127.0.0.1 port {port}: Address already in use\n"
+
+
+# bench
+
+
+def test_the_bench_tells_rate_and_delays(run: Run) -> None:
+    with in_thread(creche_server(echo)) as port:
+        status, out, err = run(
+            *("bench", uri(port), "--connections", "2", "--duration", "1.1", "--size", "50")
+        )
+    assert status == 0
+    first, second, third = out.splitlines()
+    assert first == "2 connections, messages of 50 bytes, 1.1 s"
+    assert "messages/s" in second
+    assert third.startswith("delay in ms: p50 ")
+    assert [part.split()[0] for part in third[13:].split(", ")] == [
+        "p50",
+        "p90",
+        "p99",
+        "p99.9",
+        "max",
+    ]
+    assert err.startswith("   1 s ")
+
+
+def test_a_bench_of_a_server_that_does_not_answer_has_no_delays(run: Run) -> None:
+    with in_thread(creche_server(creche.discard)) as port:
+        status, out, _ = run("bench", uri(port), "--duration", "0.1")
+    assert status == 0
+    assert out.splitlines()[1].startswith("0 messages/s")
+    assert len(out.splitlines()) == 2
+
+
+def test_a_bench_of_what_is_no_echo_server_says_so(run: Run) -> None:
+    async def shout(ws: creche.WebSocket) -> None:
+        async for message in ws:
+            await ws.send(b"!" + bytes(message))  # type: ignore[arg-type]
+
+    with in_thread(creche_server(shout)) as port:
+        status, _, err = run("bench", uri(port), "--backend", "trio")
+    assert status == 1
+    assert "creche: the server does not send back what it receives\n" in err
+
+
+def test_a_bench_needs_a_connection(run: Run) -> None:
+    status, _, err = run("bench", "ws://localhost", "--connections", "0")
+    assert status == 2
+    assert "argument --connections: invalid count value: '0'" in err
+
+
+def test_a_bench_of_nobody(run: Run) -> None:
+    status, _, err = run("bench", uri(free_port()))
+    assert status == 1
+    assert err.count("\n") == 1
+    assert "Connection refused" in err
