@@ -82,9 +82,10 @@ def run_tests(session: nox.Session, build: str, *arguments: str) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Every program of the documentation and every example, on both backends."""
+    """The pages, without a warning; their programs and the examples, on both backends."""
     install_group(session, "docs")
     session.install("--editable", ".")
+    session.run("sphinx-build", "-W", "--keep-going", "-q", "docs", f"{session.create_tmp()}/html")
     session.run("python", "-m", "pytest", "-n", "2", *(session.posargs or ["tests/docs"]))
 
 

@@ -107,7 +107,7 @@ class ServerHandshakeOptions(ConnectionOptions, total=False):
     server_header: str | None
     """The Server header; None for no such header. Default: creche and its version."""
     hosts: Hosts
-    """The hosts that a client may ask for, against DNS rebinding: names, of which "*.example.com"
+    """The hosts that a client may ask for, against DNS rebinding: names, of which `"*.example.com"`
     means every one below example.com, "loopback" for the names and addresses of loopback, None for
     every host, "auto" for "loopback" where the server listens on loopback only. Default "auto"."""
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from support import free_port
+import creche.testing
+from programs import listening
+from support import BlockingClient, free_port
 
 ROOT = Path(__file__).parent.parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -33,53 +33,55 @@ def run(*arguments: str) -> str:
     return result.stdout
 
 
-@contextmanager
-def running(*arguments: str, port: int) -> Iterator[subprocess.Popen[str]]:
-    """A program that listens on a port."""
-    import socket
-
-    process = subprocess.Popen(
-        [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        for _ in range(200):
-            try:
-                socket.create_connection(("localhost", port)).close()
-            except OSError:
-                assert process.poll() is None, process.communicate()
-                time.sleep(0.05)
-            else:
-                break
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+def on(backend: str, program: str) -> str:
+    """The program, on a backend."""
+    choice = f"anyio.run = functools.partial(anyio.run, backend={backend!r})"
+    return f"import anyio, functools\n{choice}\n{program}"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_programs_of_the_readme_run(backend: str) -> None:
     port = free_port()
     server, client, structured = (
-        re.sub(r"^(anyio\.run\(.*?)\)", rf'\1, backend="{backend}")', block, flags=re.MULTILINE)
-        for block in blocks(ROOT / "README.md")
+        on(backend, block.replace("8765", str(port))) for block in blocks(ROOT / "README.md")
     )
-    with running("-c", server.replace("8765", str(port)), port=port):
-        assert run("-c", client.replace("8765", str(port))) == "Hello world!\n"
-        output = run("-c", structured.replace("8765", str(port)))
+    with listening("-c", server, port=port):
+        assert run("-c", client) == "Hello world!\n"
+        output = run("-c", structured)
         assert output == "".join(f"received message {i}\n" for i in range(3))
 
 
 PAGES = [
-    pytest.param(block, id=f"{path.name}-{i}")
-    for path in sorted((ROOT / "docs").glob("*.md"))
+    (f"{path.stem}-{i}", block)
+    for path in sorted((ROOT / "docs").rglob("*.md"))
     for i, block in enumerate(blocks(path))
 ]
+SERVERS = [pytest.param(block, id=name) for name, block in PAGES if "8765" in block]
+PROGRAMS = [pytest.param(block, id=name) for name, block in PAGES if "8765" not in block]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("block", PAGES)
+@pytest.mark.parametrize("block", PROGRAMS)
 def test_the_programs_of_the_docs_run(block: str, backend: str) -> None:
-    run("-c", block.replace("anyio.run(main)", f'anyio.run(main, backend="{backend}")'))
+    run("-c", on(backend, block))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("block", SERVERS)
+def test_the_servers_of_the_docs_answer(block: str, backend: str) -> None:
+    port = free_port()
+    with listening("-c", on(backend, block.replace("8765", str(port))), port=port):
+        with BlockingClient(port, "/ws") as ws:
+            ws.send("hello")
+            assert ws.receive() == "HELLO"
+
+
+def test_the_reference_lists_every_public_name() -> None:
+    page = (ROOT / "docs" / "reference.md").read_text()
+    listed = re.findall(r"^\.\. auto\w+:: (\w+)", page, re.MULTILINE)
+    assert sorted(listed) == sorted(
+        name for name in creche.__all__ + creche.testing.__all__ if name != "__version__"
+    )
 
 
 # On these pages each statement is followed by a comment with the tests that show it.
@@ -98,7 +100,7 @@ def test_each_statement_of_the_docs_names_tests_that_there_are(name: str) -> Non
     tests = set()
     for path in (ROOT / "tests").rglob("test_*.py"):
         tests.update(re.findall(r"def (test_\w+)", path.read_text()))
-    stated = list(statements((ROOT / "docs" / name).read_text()))
+    stated = list(statements((ROOT / "docs" / "topics" / name).read_text()))
     assert len(stated) >= 10
     for text, named in stated:
         assert named, f"no test: {text}"

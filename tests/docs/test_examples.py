@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from example_servers import EXAMPLES, SERVERS, running
+from programs import EXAMPLES, SERVERS, running
 from support import BlockingClient, free_port
 
 CLIENTS = {"echo_client", "hello_client", "secure_client"}

@@ -1,9 +1,10 @@
-"""The pages of examples/, in a real browser: two windows of headless Chromium."""
+"""The pages of examples/ and of the tutorial, in two windows of a real browser."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from selenium.webdriver import Chrome, ChromeOptions
@@ -11,7 +12,8 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-from example_servers import running
+from programs import listening, running
+from support import free_port
 
 pytestmark = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
@@ -95,6 +97,19 @@ def test_the_counter_is_in_step_in_two_browsers(browser: Chrome, backend: str) -
         windows.show(1)
         browser.close()
         windows.wait(0, "users", "1")
+
+
+def test_the_poll_of_the_tutorial_shows_votes_to_all(browser: Chrome, backend: str) -> None:
+    poll = Path(__file__).parent.parent.parent / "docs" / "start" / "poll_4.py"
+    port = free_port()
+    with listening(str(poll), "--port", str(port), "--backend", backend, port=port):
+        windows = Windows(browser, f"http://localhost:{port}/")
+        for number in (0, 1):
+            windows.wait(number, "status", "connected")
+            windows.wait(number, "tea", "tea: 0")
+        windows.click(0, "#tea")
+        for number in (0, 1):
+            windows.wait(number, "tea", "tea: 1")
 
 
 def test_two_browsers_see_the_time(browser: Chrome, backend: str) -> None:

@@ -1,11 +1,13 @@
-"""The programs of examples/, started."""
+"""Programs of the documentation and of examples/, started in processes of their own."""
 
 from __future__ import annotations
 
 import re
+import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,6 +90,27 @@ def running(
         ca = process.stdout.readline().split()[-1] if name == "secure_server" else ""
         port = re.findall(r":(\d+)/", uri)[0]
         yield Running(process, int(port), SERVERS[name], ca, uri)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextmanager
+def listening(*arguments: str, port: int) -> Iterator[subprocess.Popen[str]]:
+    """A program of Python that listens on a port."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while True:
+            try:
+                socket.create_connection(("localhost", port)).close()
+            except OSError:
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.02)
+            else:
+                break
+        yield process
     finally:
         process.kill()
         process.communicate()
