@@ -22,6 +22,7 @@ from prompt_toolkit.output import DummyOutput
 
 import creche
 from creche import cli
+from creche.websocket import Handler
 from peers import creche_server, in_thread
 from support import BACKENDS, BlockingClient, echo, free_port
 
@@ -75,20 +76,31 @@ def uri(port: int, scheme: str = "ws") -> str:
     return f"{scheme}://localhost:{port}"
 
 
+def echo_times(number: int) -> Handler:
+    """A handler that sends so many messages back, and closes."""
+
+    async def handler(ws: creche.WebSocket) -> None:
+        for _ in range(number):
+            await ws.send(await ws.receive())
+
+    return handler
+
+
 # connect, with an input that is no terminal
 
 
 def test_each_line_is_sent_and_each_message_printed(run: Run, stdin: Input) -> None:
     stdin.write("one\ntwo\r\nlast")
     stdin.end()
-    with in_thread(creche_server(echo)) as port:
-        status, out, err = run("connect", uri(port), "--wait", "0.5")
+    with in_thread(creche_server(echo_times(3))) as port:
+        status, out, err = run("connect", uri(port))
     assert (status, out) == (0, "one\ntwo\nlast\n")
     assert err == f"* connected to {uri(port)}\n* closed with 1000\n"
 
 
 def test_an_input_that_cannot_be_read_has_ended(run: Run, stdin: Input) -> None:
     os.close(stdin.readable)
+    stdin.readable = -1
     with in_thread(creche_server(echo)) as port:
         assert run("connect", uri(port), "--wait", "0")[:2] == (0, "")
 
@@ -250,23 +262,22 @@ def test_a_refusal_is_told_with_the_servers_words(run: Run, stdin: Input) -> Non
 
 
 def test_a_certificate_that_is_not_trusted_is_told_and_what_to_do(
-    run: Run,
-    stdin: Input,
-    server_tls: ssl.SSLContext,
-    client_tls: ssl.SSLContext,
-    tmp_path: Path,
+    run: Run, stdin: Input, tmp_path: Path
 ) -> None:
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    ca = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(ca))
     stdin.write("x\n")
     stdin.end()
-    with in_thread(creche_server(echo), server_tls) as port:
+    with in_thread(creche_server(echo_times(1)), context) as port:
         status, _, err = run("connect", uri(port, "wss"))
         assert status == 1
         assert "certificate is not trusted" in err
         assert "--insecure" in err
         assert err.count("\n") == 1
-        assert run("connect", uri(port, "wss"), "--insecure", "--wait", "0.5")[:2] == (0, "x\n")
-        ca = tmp_path / "ca.pem"
-        ca.write_text(ssl.DER_cert_to_PEM_cert(client_tls.get_ca_certs(binary_form=True)[-1]))
+        assert run("connect", uri(port, "wss"), "--insecure")[:2] == (0, "x\n")
         assert run("connect", uri(port, "wss"), "--ca", str(ca), "--wait", "0")[0] == 0
         status, _, err = run("connect", uri(port, "wss"), "--ca", "/nowhere")
         assert status == 2
