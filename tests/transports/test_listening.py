@@ -154,6 +154,9 @@ class FakeListener:
     def setblocking(self, blocking: bool) -> None:
         assert not blocking
 
+    def fileno(self) -> int:
+        return 7
+
     def accept(self) -> tuple[Any, None]:
         if not self.script:
             raise BlockingIOError
@@ -225,6 +228,20 @@ async def test_a_broken_listening_socket_is_an_error() -> None:
         sock.bind(("127.0.0.1", 0))  # but it does not listen
         with pytest.raises(OSError, match=r".*"):
             await accept_loop(sock, print, logging.getLogger("test"))
+
+
+async def test_closing_in_a_pause_ends_the_loop_that_accepts() -> None:
+    [sock] = await bind_tcp("127.0.0.1", 0)
+
+    def accepted(client: socket.socket) -> float:
+        client.close()
+        close_listening(sock)
+        return 0.001
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(accept_loop, sock, accepted, logging.getLogger("test"))
+        async with await anyio.connect_tcp(*listening_address(sock)):
+            pass
 
 
 async def test_closing_wakes_the_loop_that_accepts() -> None:

@@ -178,7 +178,7 @@ class RareWarning:
 async def accept_loop(
     sock: socket.socket, accepted: Callable[[socket.socket], float | None], logger: logging.Logger
 ) -> None:
-    """Accept connections until cancelled, one in each turn of the event loop.
+    """Accept connections until cancelled or closed, one in each turn of the event loop.
 
     `accepted` takes each and must not wait; it may return the seconds until the next is wanted.
     Running out of descriptors or memory is logged once a second and sat out.
@@ -188,7 +188,7 @@ async def accept_loop(
     """
     sock.setblocking(False)
     warn = RareWarning(logger)
-    while True:
+    while sock.fileno() != -1:  # it may be closed in a pause, in which nothing waits for it
         await anyio.wait_readable(sock)
         try:
             pause = accepted(sock.accept()[0])
