@@ -319,25 +319,29 @@ def beside(client: Callable[[int], None]) -> Iterator[str]:
     """Call `client(port)` in a thread as soon as somebody listens there; then end this process."""
     port = free_port()
     errors = []
+    over = threading.Event()
 
     def work() -> None:
         try:
-            while True:
+            while not over.wait(0.01):
                 try:
                     socket.create_connection(("localhost", port)).close()
-                    break
                 except OSError:
-                    time.sleep(0.01)
-            client(port)
+                    continue
+                client(port)
+                break
         except BaseException as exc:
             errors.append(exc)
-        finally:
+        if not over.is_set():
             os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=work)
     thread.start()
-    yield str(port)
-    thread.join()
+    try:
+        yield str(port)
+    finally:
+        over.set()
+        thread.join()
     assert not errors, errors
 
 
