@@ -125,10 +125,16 @@ def soak(session: nox.Session) -> None:
     run_tool(session, "tests/soak.py")
 
 
-def run_tool(session: nox.Session, path: str) -> None:
-    install_group(session, "test")
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Servers of creche and of its peers, timed; --only, --server, --backend, --rounds choose."""
+    run_tool(session, "tests/benchmarks/bench.py", "bench")
+
+
+def run_tool(session: nox.Session, path: str, group: str = "test") -> None:
+    install_group(session, group)
     session.install(".")
-    session.run("python", path, *session.posargs)
+    session.run("python", path, *session.posargs, env={"PYTHONPATH": "tests"})
 
 
 @nox.session

@@ -1,0 +1,351 @@
+"""Servers of creche and of its peers, timed in one run: `nox -s bench`.
+
+A server runs in a process of its own on one core, its clients on another. What is counted is the
+CPU time of the server for each message. Rounds are interleaved, since the machine may be busy with
+other things, too: compare within one run only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trustme
+
+from creche.protocol import COMPILED
+from scenarios import SCENARIOS, Scenario, Target
+from servers import SERVERS
+from support import raise_descriptor_limit, resident_memory
+
+HERE = Path(__file__).parent
+PEERS = ("picows", "websockets", "aiohttp", "trio-websocket")
+PACKAGES = ("creche", *PEERS, "anyio", "trio", "uvloop")
+IDLE = 3000
+
+Row = tuple[str, str]  # a server and its loop
+
+
+def pin(pid: int, core: int) -> None:
+    """Keep a process on one core, where there are two to choose from."""
+    cores = sorted(os.sched_getaffinity(pid))
+    os.sched_setaffinity(pid, {cores[core % len(cores)]})
+
+
+def cpu_seconds(pid: int) -> float:
+    """The CPU time of a process, of all its threads."""
+    tasks = Path(f"/proc/{pid}/task")
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()) / 1e9
+
+
+@dataclass
+class Running:
+    """A server process, and what its clients need."""
+
+    pid: int
+    target: Target
+
+
+class Missing(Exception):
+    """A peer is not installed."""
+
+
+@contextmanager
+def running(row: Row, tls: tuple[str, Any] | None = None) -> Iterator[Running]:
+    """A server, pinned to the first core."""
+    command = [sys.executable, str(HERE / "servers.py"), *row, *([tls[0]] if tls else [])]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+    )
+    pin(process.pid, 0)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        port = process.stdout.readline()
+        if not port:
+            raise Missing(process.stderr.read().strip().rpartition("\n")[2])
+        target = Target(int(port), raw=row[0] == "TCP echo", tls=tls[1] if tls else None)
+        yield Running(process.pid, target)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@dataclass
+class Cell:
+    """What was measured of a server in a scenario, a value for each round."""
+
+    cpu: list[float] = field(default_factory=list)  # µs for a message
+    rate: list[float] = field(default_factory=list)  # messages a second
+    delays: list[float] = field(default_factory=list)  # seconds, of all rounds
+
+    def __str__(self) -> str:
+        low, middle, high = (
+            statistics.quantiles(self.cpu, n=4) if len(self.cpu) > 1 else (self.cpu * 3)
+        )
+        return f"{short(middle)} ±{short((high - low) / 2)}"
+
+
+Table = dict[str, dict[Row, Cell]]
+
+
+def short(value: float) -> str:
+    """Two digits at least, and no more than needed."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def measure(server: Running, scenario: Scenario, seconds: float, cell: Cell) -> None:
+    """One round."""
+    target = server.target
+    opened: Any = scenario.open(target)
+    with opened as load:
+        load(seconds / 10)
+        target.delays.clear()
+        cpu, start = cpu_seconds(server.pid), time.perf_counter()
+        messages = load(seconds)
+        elapsed = time.perf_counter() - start
+        cell.cpu.append((cpu_seconds(server.pid) - cpu) / messages * 1e6)
+        cell.rate.append(messages / elapsed)
+        if scenario.delays:
+            cell.delays += target.delays
+        target.delays.clear()
+
+
+def progress(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def time_all(rows: Sequence[Row], names: Sequence[str], rounds: int, seconds: float) -> Table:
+    """Every scenario, with the servers in turn in each round."""
+    table: Table = {}
+    missing: set[Row] = set()
+    with tempfile.TemporaryDirectory() as directory:
+        tls = certificate(Path(directory))
+        for name in names:
+            scenario = SCENARIOS[name]
+            cells: dict[Row, Cell] = defaultdict(Cell)
+            with ExitStack() as stack:
+                servers: dict[Row, Running] = {}
+                for row in rows:
+                    if row in missing or (row[0] == "TCP echo" and not scenario.raw):
+                        continue
+                    try:
+                        servers[row] = stack.enter_context(
+                            running(row, tls if scenario.tls else None)
+                        )
+                    except Missing as exc:
+                        progress(f"{row[0]} on {row[1]} is left out: {exc}")
+                        missing.add(row)
+                for number in range(rounds):
+                    for row, server in servers.items():
+                        progress(f"{name}, round {number + 1}: {row[0]} on {row[1]}")
+                        try:
+                            measure(server, scenario, seconds, cells[row])
+                        except OSError as exc:
+                            progress(f"failed: {exc}")
+                            cells.pop(row, None)
+            table[name] = {row: cell for row, cell in cells.items() if cell.cpu}
+    return table
+
+
+def certificate(directory: Path) -> tuple[str, Any]:
+    """The file of a server's certificate and key, and the context of its clients."""
+    import ssl
+
+    ca = trustme.CA()
+    file = directory / "localhost.pem"
+    ca.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(file))
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    return str(file), context
+
+
+def idle_memory(row: Row, count: int = IDLE) -> float:
+    """KiB for an idle connection, keepalive on."""
+    with running(row) as server, ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(server.target.connect())
+        before = resident_memory(server.pid)
+        for _ in range(count):
+            stack.enter_context(server.target.connect())
+        time.sleep(0.5)  # until the last has been served
+        return (resident_memory(server.pid) - before) / count * 1024
+
+
+def import_time(module: str) -> float:
+    """Milliseconds that an import takes, the interpreter's own start taken off."""
+
+    def once(code: str) -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        return (time.perf_counter() - start) * 1000
+
+    pairs = [once(f"import {module}") - once("pass") for _ in range(10)]
+    return statistics.median(pairs)
+
+
+# The report
+
+
+def percentile(values: Sequence[float], per_cent: int) -> float:
+    return statistics.quantiles(values, n=100, method="inclusive")[per_cent - 1]
+
+
+def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def versions() -> str:
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    build = "compiled" if COMPILED else "pure"
+    return (
+        f"{datetime.date.today()}, Python {platform.python_version()}, {platform.machine()}; "
+        f"creche is {build}; {', '.join(found)}"
+    )
+
+
+def cpu_report(table: Table, rows: Sequence[Row]) -> str:
+    """CPU time of the server for each message, in µs."""
+    lines = [
+        [
+            f"{name} ({loop})",
+            *(str(cells[name, loop]) if (name, loop) in cells else "" for cells in table.values()),
+        ]
+        for name, loop in rows
+        if any((name, loop) in cells for cells in table.values())
+    ]
+    return markdown(["server", *table], lines)
+
+
+def delay_report(table: Table, rows: Sequence[Row]) -> str:
+    """Delays in ms: the 50th and the 99th percentile."""
+    names = [name for name in table if SCENARIOS[name].delays]
+    lines = []
+    for row in rows:
+        cells = [table[name].get(row) for name in names]
+        if any(cells):
+            lines.append(
+                [
+                    f"{row[0]} ({row[1]})",
+                    *(
+                        f"{percentile(cell.delays, 50) * 1000:.2f}, "
+                        f"{percentile(cell.delays, 99) * 1000:.2f}"
+                        if cell is not None and len(cell.delays) > 1
+                        else ""
+                        for cell in cells
+                    ),
+                ]
+            )
+    return markdown(["server", *names], lines) if names else ""
+
+
+# Whom each row of creche is compared with; of several, with the best.
+RIVALS: dict[str, tuple[Row, list[Row]]] = {
+    "asyncio, to picows.websockets": (("creche", "asyncio"), [("picows.websockets", "asyncio")]),
+    "uvloop, to picows.websockets": (("creche", "uvloop"), [("picows.websockets", "uvloop")]),
+    "trio, to the better of websockets and trio-websocket": (
+        ("creche", "trio"),
+        [("websockets", "trio"), ("trio-websocket", "trio")],
+    ),
+    "trio, to a bare TCP echo": (("creche", "trio"), [("TCP echo", "trio")]),
+    "asyncio, to websockets": (("creche", "asyncio"), [("websockets", "asyncio")]),
+}
+
+
+def ratio_report(table: Table) -> str:
+    """CPU time of creche divided by that of others; below 1 is less."""
+    lines = []
+    for title, (ours, theirs) in RIVALS.items():
+        line = [title]
+        for cells in table.values():
+            others = [statistics.median(cells[row].cpu) for row in theirs if row in cells]
+            if ours in cells and others:
+                line.append(f"{statistics.median(cells[ours].cpu) / min(others):.2f}")
+            else:
+                line.append("")
+        if any(line[1:]):
+            lines.append(line)
+    return markdown(["creche on", *table], lines) if lines else ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time servers of creche and of its peers.")
+    parser.add_argument("--only", action="append", choices=SCENARIOS, metavar="SCENARIO")
+    parser.add_argument("--server", action="append", choices={name for name, _ in SERVERS})
+    parser.add_argument("--backend", action="append", choices={loop for _, loop in SERVERS})
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.5)
+    parser.add_argument("--memory", action="store_true", help="memory and import time, too")
+    parser.add_argument("--write", metavar="FILE", help="write the tables there as Markdown")
+    given = parser.parse_args()
+    raise_descriptor_limit()
+    rows = [
+        (name, loop)
+        for name, loop in SERVERS
+        if (not given.server or name in given.server)
+        and (not given.backend or loop in given.backend)
+    ]
+    pin(0, 1)
+    table = time_all(rows, given.only or list(SCENARIOS), given.rounds, given.seconds)
+    parts = [
+        f"{versions()}. {given.rounds} rounds of {given.seconds:g} s.\n",
+        "CPU time of the server for each message in µs, median and half of the interquartile "
+        "range:\n",
+        cpu_report(table, rows),
+        "The same as ratios:\n",
+        ratio_report(table),
+    ]
+    if delays := delay_report(table, rows):
+        parts += ["Delay of an echo in ms, 50th and 99th percentile:\n", delays]
+    if given.memory:
+        parts += ["Memory of an idle connection and time of the import:\n", memory_report(rows)]
+    text = "\n".join(parts)
+    print(text)
+    if given.write:
+        Path(given.write).write_text(text)
+
+
+def memory_report(rows: Sequence[Row]) -> str:
+    lines = []
+    for row in rows:
+        name, loop = row
+        progress(f"memory: {name} on {loop}")
+        try:
+            memory = f"{idle_memory(row):.1f} KiB"
+        except (Missing, OSError) as exc:
+            progress(f"failed: {exc}")
+            continue
+        module = name.replace("-", "_").replace("TCP echo", "asyncio")
+        spent = f"{import_time(module):.0f} ms" if importlib.util.find_spec(module) else ""
+        lines.append([f"{name} ({loop})", memory, spent])
+    return markdown(["server", "idle connection", "import"], lines)
+
+
+if __name__ == "__main__":
+    main()
