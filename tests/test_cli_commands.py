@@ -374,24 +374,26 @@ def test_the_server_relays_between_clients(run: Run) -> None:
         assert run("serve", "--port", port, "--broadcast")[0] == 0
 
 
-def test_the_server_makes_a_certificate(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    made = []
+def test_the_server_makes_a_certificate(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
     def client(port: int) -> None:
-        advice = ""
-        while " --ca " not in advice:
-            advice += capsys.readouterr().out
+        text = ""
+        while not text.endswith("-----END CERTIFICATE-----\n"):
             time.sleep(0.01)
-        path = advice.split(" --ca ")[1].split()[0]
-        made.append(path)
-        context = ssl.create_default_context(cafile=path)
+            text = "".join(path.read_text() for path in tmp_path.glob("*/ca.pem"))
+        context = ssl.create_default_context(cadata=text)
         with BlockingClient(port, tls=context) as ws:
             ws.send("hello")
             assert ws.receive() == "hello"
 
     with beside(client) as port:
-        assert run("serve", "--port", port, "--tls")[0] == 0
-    assert not Path(made[0]).exists()
+        status, out, _ = run("serve", "--port", port, "--tls")
+    assert status == 0
+    assert f" --ca {tmp_path}" in out
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_server_uses_a_certificate_that_it_is_given(
