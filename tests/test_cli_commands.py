@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import ssl
+import subprocess
 import sys
 import threading
 import time
@@ -118,6 +119,30 @@ def test_it_goes_on_until_the_server_closes(run: Run, stdin: Input) -> None:
     assert err.endswith("* closed with 1001: lift-off\n")
 
 
+def test_an_output_that_nobody_reads_ends_it_without_a_traceback() -> None:
+    async def talk(ws: creche.WebSocket) -> None:
+        while True:
+            await ws.send("x" * 1000)
+
+    with in_thread(creche_server(talk)) as port:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "creche", "connect", uri(port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.readline() == "x" * 1000 + "\n"
+            process.stdout.close()
+            lines = process.stderr.read().splitlines()
+            assert [line[:11] for line in lines] == ["* connected", "* closed wi"]
+            assert process.wait(30) == 0
+
+
 def test_a_bad_end_is_told_by_the_status(run: Run, stdin: Input) -> None:
     async def refuse(ws: creche.WebSocket) -> None:
         await ws.aclose(4000, "not you")
@@ -219,6 +244,7 @@ def test_without_a_line_editor_a_terminal_is_read_plainly(
     async def handler(ws: creche.WebSocket) -> None:
         await ws.send('{"name": "é", "list": [1]}')
         await ws.send("[not JSON")
+        await ws.send("\x1b[2J")  # would clear the screen
         await ws.send("hello")
         await ws.send(b"\x00\xff")
 
@@ -226,7 +252,8 @@ def test_without_a_line_editor_a_terminal_is_read_plainly(
         status, out, _ = run("connect", uri(port))
     assert status == 0
     assert out == (
-        '< {\n  "name": "é",\n  "list": [\n    1\n  ]\n}\n< [not JSON\n< hello\n< (2 bytes) 00 ff\n'
+        '< {\n  "name": "é",\n  "list": [\n    1\n  ]\n}\n'
+        "< [not JSON\n< \\x1b[2J\n< hello\n< (2 bytes) 00 ff\n"
     )
 
 

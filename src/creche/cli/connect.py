@@ -19,7 +19,7 @@ from creche.cli.arguments import (
     client_tls,
     seconds,
 )
-from creche.cli.console import Console, open_console
+from creche.cli.console import Console, forget_output, open_console
 
 
 def add_to(commands: Any) -> None:
@@ -95,7 +95,12 @@ async def _talk(ws: creche.WebSocket, console: Console, given: argparse.Namespac
 
     async def receive(ws: creche.WebSocket) -> None:
         async for message in ws:
-            console.show(readable(message) if console.interactive else plain(message))
+            try:
+                console.show(readable(message) if console.interactive else plain(message))
+            # As in: creche connect URI | head -1. A process of its own shows it in the tests.
+            except BrokenPipeError:  # pragma: no cover
+                forget_output()
+                return
 
     async def ping(ws: creche.WebSocket) -> None:
         while True:

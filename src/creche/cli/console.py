@@ -44,12 +44,28 @@ class Console:
                 await use(rest.decode("utf-8", "replace"))
 
     def show(self, message: str) -> None:
-        """Write a message of the server."""
-        print(f"< {message}" if self.interactive else message, flush=True)
+        """Write a message of the server.
+
+        Raises:
+            BrokenPipeError: nobody reads the output any more.
+        """
+        print(f"< {harmless(message)}" if self.interactive else message, flush=True)
 
     def note(self, text: str) -> None:
         """Write what is not a message, where it does not mix with messages."""
-        print(f"* {text}", file=sys.stderr, flush=True)
+        print(f"* {harmless(text)}", file=sys.stderr, flush=True)
+
+
+def harmless(text: str) -> str:
+    """A text of the server without what would move a terminal's cursor, or do worse."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def forget_output() -> None:  # pragma: no cover - see connect.py
+    """Nobody reads the output any more: let what is buffered go nowhere at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _read_input(descriptor: int, send: Any, token: Any) -> None:
