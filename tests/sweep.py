@@ -162,6 +162,7 @@ class Peer(RawPeer):
         self.clogged = False
         self.unclogged = anyio.Event()
         self.over = False
+        self._writing = anyio.Lock()  # both `run` and `say` do
 
     def take(self, data: bytes) -> None:
         connection = self.connection
@@ -188,10 +189,11 @@ class Peer(RawPeer):
                 await anyio.aclose_forcefully(self.stream)
 
     async def write(self) -> None:
-        if self.connection.outbox:
+        async with self._writing:
             data = bytes(self.connection.outbox)
             self.connection.outbox.clear()
-            await self.stream.send(data)
+            if data:
+                await self.stream.send(data)
 
     async def say(self, message: str | bytes) -> None:
         """Send a message, unless the connection has ended: an impatient one may have."""
