@@ -28,6 +28,7 @@ from support import (
     REQUEST,
     echo,
     open_socket,
+    pin,
     raise_descriptor_limit,
     resident_memory,
 )
@@ -38,12 +39,6 @@ append_frame(MESSAGE, BINARY, b"x" * 122, KEY)
 ECHO_SIZE = 2 + 122
 # The honest connection sends so many messages a second.
 RATE = 500
-
-
-def pin(core: int) -> None:
-    """Stay on one core, where there are two to choose from."""
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[core % len(cores)]})
 
 
 # The server

@@ -256,11 +256,21 @@ def make_tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     return server, client
 
 
-def open_socket(port: int, path: str = "/", tls: ssl.SSLContext | None = None) -> socket.socket:
-    """A blocking socket, connected to a server on loopback, after the opening handshake."""
+def pin(core: int, pid: int = 0) -> None:
+    """Keep a process, this one by default, on one core, where there are two to choose from."""
+    cores = sorted(os.sched_getaffinity(pid))
+    os.sched_setaffinity(pid, {cores[core % len(cores)]})
+
+
+def connect_socket(port: int, tls: ssl.SSLContext | None = None) -> socket.socket:
+    """A blocking socket, connected to a server on loopback."""
     sock = socket.create_connection(("127.0.0.1", port), timeout=30)
-    if tls is not None:
-        sock = tls.wrap_socket(sock, server_hostname="localhost")
+    return sock if tls is None else tls.wrap_socket(sock, server_hostname="localhost")
+
+
+def open_socket(port: int, path: str = "/", tls: ssl.SSLContext | None = None) -> socket.socket:
+    """The same after the opening handshake of a WebSocket."""
+    sock = connect_socket(port, tls)
     sock.sendall(REQUEST.replace(b" / ", f" {path} ".encode()))
     head = b""
     while not head.endswith(b"\r\n\r\n"):
@@ -344,6 +354,7 @@ __all__ = [
     "End",
     "MemoryByteStream",
     "RawPeer",
+    "connect_socket",
     "count_descriptors",
     "count_tasks",
     "echo",
@@ -351,6 +362,7 @@ __all__ = [
     "free_port",
     "make_tls",
     "open_socket",
+    "pin",
     "raise_descriptor_limit",
     "raw_client",
     "raw_server",

@@ -30,7 +30,7 @@ import trustme
 from creche.protocol import COMPILED
 from scenarios import SCENARIOS, Scenario, Target
 from servers import SERVERS
-from support import raise_descriptor_limit, resident_memory
+from support import pin, raise_descriptor_limit, resident_memory
 
 HERE = Path(__file__).parent
 PEERS = ("picows", "websockets", "aiohttp", "trio-websocket")
@@ -38,12 +38,6 @@ PACKAGES = ("creche", *PEERS, "anyio", "trio", "uvloop")
 IDLE = 3000
 
 Row = tuple[str, str]  # a server and its loop
-
-
-def pin(pid: int, core: int) -> None:
-    """Keep a process on one core, where there are two to choose from."""
-    cores = sorted(os.sched_getaffinity(pid))
-    os.sched_setaffinity(pid, {cores[core % len(cores)]})
 
 
 def cpu_seconds(pid: int) -> float:
@@ -76,7 +70,7 @@ def running(row: Row, tls: tuple[str, Any] | None = None) -> Iterator[Running]:
         text=True,
         env={**os.environ, "PYTHONPATH": str(HERE.parent)},
     )
-    pin(process.pid, 0)
+    pin(0, process.pid)
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
@@ -311,7 +305,7 @@ def main() -> None:
         if (not given.server or name in given.server)
         and (not given.backend or loop in given.backend)
     ]
-    pin(0, 1)
+    pin(1)
     table = time_all(rows, given.only or list(SCENARIOS), given.rounds, given.seconds)
     parts = [
         f"{versions()}. {given.rounds} rounds of {given.seconds:g} s.\n",

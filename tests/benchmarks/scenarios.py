@@ -19,7 +19,7 @@ from functools import partial
 
 from creche.protocol.frames import BINARY, TEXT, append_frame
 from servers import CAST, FEED, FEED_MESSAGES, MESSAGE
-from support import REQUEST, open_socket
+from support import REQUEST, connect_socket, open_socket
 
 KEY = b"\x11\x22\x33\x44"
 SMALL = 128
@@ -58,12 +58,10 @@ class Target:
     delays: list[float] = field(default_factory=list)
 
     def connect(self) -> socket.socket:
-        if not self.raw:
-            sock = open_socket(self.port, tls=self.tls)
+        if self.raw:
+            sock = connect_socket(self.port, self.tls)
         else:
-            sock = socket.create_connection(("127.0.0.1", self.port), timeout=30)
-            if self.tls is not None:
-                sock = self.tls.wrap_socket(sock, server_hostname="localhost")
+            sock = open_socket(self.port, tls=self.tls)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
 
@@ -138,10 +136,10 @@ class Crowd:
             self.poll.register(sock, select.EPOLLIN)
         self.buffer = bytearray(2**16)
 
-    def ready(self) -> list[tuple[socket.socket, int]]:
-        """The sockets on which something has come, and how many bytes."""
+    def ready(self, seconds: float = 1) -> list[tuple[socket.socket, int]]:
+        """The sockets on which something comes within that time, and how many bytes."""
         found = []
-        for descriptor, _ in self.poll.poll(1):
+        for descriptor, _ in self.poll.poll(seconds):
             sock = self.sockets[descriptor]
             size = sock.recv_into(self.buffer)
             if not size:
@@ -215,16 +213,12 @@ def handshake(target: Target) -> Iterator[Load]:
         linger = struct.pack("ii", 1, 0)
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
-            with socket.create_connection(("127.0.0.1", target.port), timeout=30) as plain:
-                sock = plain
-                if target.tls is not None:
-                    sock = target.tls.wrap_socket(plain, server_hostname="localhost")
-                with sock:
-                    sock.sendall(REQUEST)
-                    head = b""
-                    while b"\r\n\r\n" not in head:
-                        head += sock.recv(4096)
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            with connect_socket(target.port, target.tls) as sock:
+                sock.sendall(REQUEST)
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    head += sock.recv(4096)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             count += 1
         return count
 
@@ -254,9 +248,8 @@ def paced(target: Target, *, connections: int = 100, interval: float = 0.1) -> I
                     if sock not in missing:  # otherwise the server is slower than the pace
                         sent[sock], missing[sock] = time.perf_counter(), expected
                         sock.sendall(data)
-                for descriptor, _ in crowd.poll.poll(0):
-                    sock = crowd.sockets[descriptor]
-                    missing[sock] -= sock.recv_into(crowd.buffer)
+                for sock, size in crowd.ready(0):
+                    missing[sock] -= size
                     if not missing[sock]:
                         target.delays.append(time.perf_counter() - sent[sock])
                         del missing[sock]
