@@ -24,6 +24,9 @@ from creche.cli.arguments import (
     seconds,
 )
 
+# The names of those that are shown, and where each stands among 999 cuts.
+PERCENTILES = (("50", 499), ("90", 899), ("99", 989), ("99.9", 998))
+
 
 class NoEcho(creche.WebSocketError):
     """The server answered with something else."""
@@ -117,6 +120,3 @@ def report(delays: array[float], duration: float, connections: int, size: int) -
         shown = [f"p{name} {cuts[i] * 1000:.2f}" for name, i in PERCENTILES]
         lines.append(f"delay in ms: {', '.join(shown)}, max {max(delays) * 1000:.2f}")
     return lines
-
-
-PERCENTILES = (("50", 499), ("90", 899), ("99", 989), ("99.9", 998))
