@@ -62,27 +62,29 @@ class Missing(Exception):
 def running(row: Row, tls: tuple[str, Any] | None = None) -> Iterator[Running]:
     """A server, pinned to the first core."""
     command = [sys.executable, str(HERE / "servers.py"), *row, *([tls[0]] if tls else [])]
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(HERE.parent)},
-    )
-    pin(0, process.pid)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stderr is not None
-    try:
-        port = process.stdout.readline()
-        if not port:
-            raise Missing(process.stderr.read().strip().rpartition("\n")[2])
-        target = Target(int(port), raw=row[0] == "TCP echo", tls=tls[1] if tls else None)
-        yield Running(process.pid, target)
-    finally:
-        process.kill()
-        process.communicate()
+    # A file, not a pipe: some servers log each client that goes, and would wait for a reader.
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+        )
+        pin(0, process.pid)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            port = process.stdout.readline()
+            if not port:
+                log.seek(0)
+                raise Missing(log.read().strip().rpartition("\n")[2])
+            target = Target(int(port), raw=row[0] == "TCP echo", tls=tls[1] if tls else None)
+            yield Running(process.pid, target)
+        finally:
+            process.kill()
+            process.communicate()
 
 
 @dataclass
