@@ -22,7 +22,7 @@ from anyio.lowlevel import checkpoint, current_token
 import creche
 from creche.protocol.client_handshake import ClientHandshake
 from creche.protocol.connection import Connection
-from creche.protocol.frames import TEXT, append_frame, parse_header
+from creche.protocol.frames import TEXT, FrameHeader, append_frame
 from creche.protocol.masking import new_key
 from creche.protocol.server_handshake import ServerHandshake
 from creche.protocol.states import Side
@@ -174,17 +174,17 @@ class RawPeer:
 
     async def receive(self) -> tuple[int, bytes]:
         """The next frame: opcode and payload."""
+        header = FrameHeader(self.side is Side.SERVER)
         while True:
-            header = parse_header(
-                memoryview(self._data), 0, len(self._data), self.side is Side.SERVER
-            )
-            if header is not None and len(self._data) >= header[0] + header[3]:
-                size, _, opcode, length, key = header
-                payload = self._data[size : size + length]
-                self._data = self._data[size + length :]
-                if key is not None:
+            start = header.read(self._data, 0, len(self._data))
+            stop = start + header.length
+            if start > 0 and len(self._data) >= stop:
+                payload = self._data[start:stop]
+                self._data = self._data[stop:]
+                if header.key is not None:
+                    key = header.key
                     payload = bytes(b ^ key[i & 3] for i, b in enumerate(payload))
-                return opcode, payload
+                return header.opcode, payload
             self._data += await self.stream.receive()
 
     async def receive_eof(self) -> None:

@@ -17,16 +17,16 @@ import heapq
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 import anyio
 from anyio.abc import TaskGroup
-from anyio.lowlevel import RunVar, current_token
+from anyio.lowlevel import checkpoint, current_token
 
 from creche.buffers import BufferLimit
+from creche.waiting import Waiter, new_waiter
 
 logger = logging.getLogger("creche")
 
@@ -36,50 +36,6 @@ NEVER = float("inf")
 TURN_SECONDS = 0.001
 
 Function = Callable[..., Coroutine[Any, Any, None]]
-
-
-class Budget:
-    """How many operations may go on in a row without a trip through the scheduler.
-
-    An operation that need not wait does not wait; this sees to it that others get their turn and
-    that a cancellation arrives all the same.
-    """
-
-    OPERATIONS = 32
-    SECONDS = 0.001
-
-    def __init__(self) -> None:
-        self._spent = 0
-        self._since = 0.0
-
-    def spend(self) -> bool:
-        """Count an operation; returns whether a checkpoint is due before it."""
-        if self._spent == 0:
-            self._spent = 1
-            self._since = time.perf_counter()
-            return False
-        if self._spent < self.OPERATIONS and time.perf_counter() - self._since < self.SECONDS:
-            self._spent += 1
-            return False
-        self._spent = 0
-        return True
-
-    def reset(self) -> None:
-        """Somebody has really waited."""
-        self._spent = 0
-
-
-_budget: RunVar[Budget] = RunVar("creche_budget")
-
-
-def current_budget() -> Budget:
-    """The budget of this event loop, shared by all its connections."""
-    try:
-        return _budget.get()
-    except LookupError:
-        budget = Budget()
-        _budget.set(budget)
-        return budget
 
 
 def is_cancelled() -> bool:
@@ -94,13 +50,9 @@ class Scheduled(Protocol):
         """A deadline has passed; returns the next one, infinity for none."""
 
 
-@contextmanager
-def _harmless(function: object) -> Iterator[None]:
+def _log_failure(function: object) -> None:
     """A mistake of ours, with one connection, must not end what serves all of them."""
-    try:
-        yield
-    except Exception:
-        logger.exception("%s failed; please report it", function)
+    logger.exception("%s failed; please report it", function)
 
 
 class Timer:
@@ -147,7 +99,7 @@ class Background:
         self._timer_wake_at = NEVER
         self._callbacks: deque[Callable[[], None]] = deque()
         self._callbacks_due = False
-        self._callbacks_wake = anyio.Event()
+        self._callbacks_wake = self.new_waiter()
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
@@ -183,6 +135,10 @@ class Background:
 
     # Tasks
 
+    def new_waiter(self) -> Waiter:
+        """Something for one task to wait for."""
+        return new_waiter(self._loop)
+
     def start_soon(self, function: Function, /, *args: Any) -> None:
         """Start a child that is shielded, and ended with the Background."""
         self._group.start_soon(self._shielded, function, args, name=function)
@@ -198,10 +154,11 @@ class Background:
             if self._ended:
                 scope.cancel()
             try:
-                with _harmless(function):
-                    await function(*args)
+                await function(*args)
             except anyio.get_cancelled_exc_class():
                 raise
+            except Exception:
+                _log_failure(function)
             except BaseException:
                 self._end()  # KeyboardInterrupt may strike here: nobody must wait for the others
                 raise
@@ -235,8 +192,10 @@ class Background:
             target = timer.target
             if target is not None:
                 timer.deadline = NEVER
-                with _harmless(target.timeout_due):
+                try:
                     timer.deadline = target.timeout_due(now)
+                except Exception:
+                    _log_failure(target.timeout_due)
                 if timer.deadline < NEVER and timer.target is not None:
                     heapq.heappush(timers, timer)
 
@@ -252,14 +211,16 @@ class Background:
             return
         self._callbacks_due = True
         if self._loop is None:
-            self._callbacks_wake.set()
+            self._callbacks_wake.wake()
         else:
             self._loop.call_soon(self._run_callbacks)
 
     async def _run_turns(self) -> None:
         while True:
-            await self._callbacks_wake.wait()
-            self._callbacks_wake = anyio.Event()
+            if not self._callbacks_due:
+                await self._callbacks_wake.wait()
+            else:
+                await checkpoint()
             self._run_callbacks()
 
     def _run_callbacks(self) -> None:
@@ -269,8 +230,10 @@ class Background:
         end = time.perf_counter() + TURN_SECONDS
         for _ in range(len(callbacks)):
             callback = callbacks.popleft()
-            with _harmless(callback):
+            try:
                 callback()
+            except Exception:
+                _log_failure(callback)
             if time.perf_counter() >= end:
                 break
         if callbacks:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from creche.protocol.closing import Close
 from creche.protocol.frames import append_frame
-from creche.protocol.messages import encode_message
+from creche.protocol.messages import encode_message, message_opcode
 from creche.protocol.states import Side
 from creche.websocket import Message, WebSocket
 
@@ -36,7 +36,8 @@ def broadcast(
     """
     if slow not in ("skip", "close"):
         raise ValueError(f'slow must be "skip" or "close", not {slow!r}')
-    opcode, payload = encode_message(message)
+    payload = encode_message(message)
+    opcode = message_opcode(message)
     frame = bytearray()
     append_frame(frame, opcode, payload)
     passed_over = []

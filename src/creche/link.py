@@ -1,3 +1,4 @@
+# cython: annotation_typing=False
 """Link: joins the protocol of one connection, its transport, and the tasks that wait for it.
 
 Theory of operation
@@ -24,12 +25,12 @@ Invariants:
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Awaitable
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from creche.background import Background, current_budget
+from creche.background import NEVER, Background
 from creche.buffers import COUNTED_FROM
 from creche.exceptions import (
     ConnectionAlreadyClosed,
@@ -43,12 +44,16 @@ from creche.handlers import Branch, ConnectionTaskGroup, current_branches
 from creche.options import ConnectionOptions
 from creche.protocol.closing import Close
 from creche.protocol.connection import Connection
+from creche.protocol.messages import encode_message, message_opcode
 from creche.protocol.pings import Ping
 from creche.protocol.states import Outcome, Side, State
 from creche.transports.base import Receiver, Transport
+from creche.waiting import current_budget
 
 # The outbox is flushed at this size, whatever else may be said in the same turn.
 _FLUSH_SIZE = 2**16
+
+_OPEN = State.OPEN
 
 # Leaving a cancelled scope takes at most so many seconds.
 _CANCELLED_CLOSE_TIMEOUT = 1.0
@@ -79,64 +84,83 @@ class Link(Receiver):
         )
         self.closed_by_us = False
         self.gone = anyio.Event()
+        self._now = background.now
         self._budget = current_budget()
         self._write_limit = options["write_limit"]
         self._key = object()  # marks our own exceptions, without keeping us alive
-        self._timer = background.schedule(self, self.connection.next_timeout)
+        self._timer_due = self.connection.next_timeout  # when the timer fires
+        self._timer = background.schedule(self, self._timer_due)
         self._paused = False
         self._continuing = False  # reading pauses until others have had their turn
         self._fresh = True  # whether the next message goes out at once
+        self._streaming = False  # whether a sender only stopped to let others have their turn
         self._flush_scheduled = False
-        self._counted = False  # whether the background counts what we keep
+        self._counted = 0  # bytes of ours that the background has counted
         self._error: Exception | None = None  # what broke the transport
         self._outcome_seen = False
         # Who waits.
         self._receiving = False
-        self._arrival: anyio.Event | None = None
-        self._senders: deque[_Sender] = deque()
+        self._arrival = background.new_waiter()
+        self._senders: list[_Sender] = []
         self._flushers: list[anyio.Event] = []
         self._pingers: dict[Ping, anyio.Event] = {}
-        self._groups: set[ConnectionTaskGroup] = set()
+        self._groups: list[ConnectionTaskGroup] = []
 
     def start(self, early_data: bytes) -> None:
         """Begin to read. `early_data` came together with the opening handshake."""
         self.transport.start(self.background, self)
         if early_data:
-            self.data_received(memoryview(early_data))
+            self.data_received(bytearray(early_data), len(early_data))
 
     # Taking messages
 
-    async def receive(self) -> str | bytes:
-        """The next message; an exception at the end."""
+    def take(self) -> str | bytes | None:
+        """The next message; None if it has to be waited for, with `arrival`.
+
+        Raises:
+            ConnectionClosed: there is none to come.
+            anyio.BusyResourceError: another task is waiting.
+        """
         if self._receiving:
             raise anyio.BusyResourceError("receiving from")
+        if self._budget.spend():
+            return None
+        while True:
+            if self.closed_by_us:
+                raise self.ending(EndOfMessages)
+            connection = self.connection
+            message = connection.inbox.take_message()
+            if message is None:  # perhaps there is something wrong
+                message = connection.next_message(self._now())
+            resumed = self._paused and connection.inbox.is_low()
+            if resumed:
+                self._resume()
+            if self._counted and connection.kept() <= self._counted >> 1:
+                self._count()
+            if message is not None or not (resumed or connection.ended):
+                return message
+            if not resumed:  # otherwise more may have been parsed
+                self._report_end()
+                raise self.ending(EndOfMessages)
+
+    def arrival(self) -> Awaitable[object]:
+        """To be awaited after `take` has given nothing; call `arrived` afterwards, whatever
+        happens, and `take` again."""
         self._receiving = True
-        try:
-            if self._budget.spend():
-                await checkpoint()
-            while True:
-                if self.closed_by_us:
-                    raise self.ending(EndOfMessages)
-                message = self.connection.next_message(self.background.now())
-                resumed = self._paused and self.connection.inbox.low
-                if resumed:
-                    self._resume()
-                if self._counted:
-                    self._count()
-                if message is not None:
-                    return message
-                if resumed:
-                    continue  # more may have been parsed
-                if self.connection.ended:
-                    self._report_end()
-                    raise self.ending(EndOfMessages)
-                self.flush_now()
-                self._arrival = anyio.Event()
-                await self._arrival.wait()
-                self._budget.reset()
-        finally:
-            self._receiving = False
-            self._arrival = None
+        if self._budget.exhausted:
+            self._streaming = True
+            self._budget.reset()
+            return self._arrival.checkpoint()
+        self.flush_now()
+        return self._arrival.wait()
+
+    def arrived(self) -> None:
+        """The wait for a message is over."""
+        self._receiving = False
+
+    def _wake_receiver(self) -> None:
+        if self._receiving and self._arrival.wake():
+            self._budget.reset()
 
     def _report_end(self) -> None:
         """The application has got to the end of the stream."""
@@ -156,19 +180,48 @@ class Link(Receiver):
     @property
     def has_room(self) -> bool:
         """Whether a message may be committed before others that wait."""
-        return self._below_limit and not self._senders
-
-    @property
-    def _below_limit(self) -> bool:
-        return len(self.transport.outbox) < self._write_limit
+        return len(self.transport.outbox) < self._write_limit and not self._senders
 
     def check_sendable(self) -> None:
         if not self.is_open:
             raise self.ending(PeerHasClosed)
 
+    def try_send(self, message: object) -> bool:
+        """Commit a message, unless that has to wait; then the sender waits for room first.
+
+        Raises:
+            TypeError: `message` is neither str nor bytes-like.
+            ConnectionClosed: nothing can be sent any more.
+        """
+        if self._budget.spend():
+            return False
+        if not self.connection.can_send or self.closed_by_us or self._error is not None:
+            raise self.ending(PeerHasClosed)
+        if self._senders or len(self.transport.outbox) >= self._write_limit:
+            return False
+        self.send(message)
+        return True
+
+    def send(self, message: object) -> None:
+        """Commit a message; there is room.
+
+        Raises:
+            TypeError: `message` is neither str nor bytes-like.
+        """
+        payload = encode_message(message)
+        large = self.connection.send_message(message_opcode(message), payload)
+        if large is None:
+            self.commit()
+        else:
+            self._fresh = False
+            self.transport.write(large)
+            self._written()
+
     async def wait_for_room(self) -> None:
         """Wait until a message may be committed; the caller commits it without an await."""
         if self._budget.spend():
+            self._streaming = True
+            self._budget.reset()
             await checkpoint()
         self.check_sendable()
         if self.has_room:
@@ -177,7 +230,9 @@ class Link(Receiver):
         sender = _Sender()
         self._senders.append(sender)
         try:
-            while not (self._below_limit and self._senders[0] is sender):
+            while not (
+                len(self.transport.outbox) < self._write_limit and self._senders[0] is sender
+            ):
                 await sender.woken.wait()
                 sender.woken = anyio.Event()
                 self._budget.reset()
@@ -187,42 +242,62 @@ class Link(Receiver):
             self._wake_sender()  # woken and cancelled, or room for more: the next one's turn
 
     def _wake_sender(self) -> None:
-        if self._senders and self._below_limit:
+        if self._senders and len(self.transport.outbox) < self._write_limit:
             self._senders[0].woken.set()
 
     def commit(self) -> None:
         """Something was appended to the outbox: write it, now or at the end of the turn."""
-        if self._fresh and not self.connection.inbox.parts:
+        if self._fresh and self.connection.inbox.messages == 0:
             self._fresh = False
             self._flush()
         elif len(self.transport.outbox) >= _FLUSH_SIZE:
             self._flush()
-        else:
+        elif not self._flush_scheduled:
             self.commit_later()
 
     def commit_later(self) -> None:
         """Something was appended to the outbox: write it at the end of the turn."""
         if not self._flush_scheduled:
             self._flush_scheduled = True
-            self.background.run_soon(self.flush_now)
+            self.background.run_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        """Write what was said in this turn.
+
+        After that the next message goes out at once, unless its sender is at work and has stopped
+        only to let others have their turn: then what follows is written together again.
+        """
+        self._flush_scheduled = False
+        self._fresh = not self._streaming
+        self._streaming = False
+        if self.transport.outbox:
+            self._flush()
 
     def flush_now(self) -> None:
         """Write what the kernel takes; the next message goes out at once again."""
-        self._flush_scheduled = False
         self._fresh = True
+        self._streaming = False
         if self.transport.outbox:
             self._flush()
 
     def _flush(self) -> None:
         self.transport.flush()
-        if self.connection.output_left():
+        self._written()
+
+    def _written(self) -> None:
+        """The transport has just been given what there was to write."""
+        connection = self.connection
+        outbox = self.transport.outbox
+        if connection.output_left():
             self.transport.flush()
-        if self.transport.outbox and not self.connection.timers.watching_output:
-            # Bytes wait for the peer: it must take some in time.
-            delivered = self.transport.bytes_sent - self.transport.unsent()
-            self.connection.timers.output_waits(self.background.now(), delivered)
-            self._reschedule()
-        if self.transport.outbox or self._counted:
+        if outbox:
+            if not connection.timers.watching_output:
+                # Bytes wait for the peer: it must take some in time.
+                delivered = self.transport.bytes_sent - self.transport.unsent()
+                connection.timers.output_waits(self._now(), delivered)
+                self._reschedule()
+            self._count()
+        elif self._counted:
             self._count()
 
     async def wait_until_written(self) -> None:
@@ -242,7 +317,7 @@ class Link(Receiver):
     async def ping(self, payload: bytes | None) -> float:
         """Send a ping and wait for its pong; the seconds it took."""
         await self.wait_for_room()
-        ping = self.connection.send_ping(payload, self.background.now())
+        ping = self.connection.send_ping(payload, self._now())
         self.commit()
         self._reschedule()
         pong = self._pingers[ping] = anyio.Event()
@@ -259,7 +334,7 @@ class Link(Receiver):
 
     def begin_close(self, close: Close) -> None:
         """Send a close frame; messages are received until the peer's."""
-        self.connection.send_close(close, self.background.now())
+        self.connection.send_close(close, self._now())
         self.transport.flush()
         self._update()
 
@@ -304,7 +379,7 @@ class Link(Receiver):
     async def _leave_quickly(self) -> None:
         """Give the closing handshake one second, whoever cancels."""
         timers = self.connection.timers
-        now = self.background.now()
+        now = self._now()
         since = min(timers.closing_since, now)  # it may have had its second already
         seconds = max(since + min(timers.close_timeout, _CANCELLED_CLOSE_TIMEOUT) - now, 0)
         timers.close_within(seconds, now)
@@ -357,12 +432,12 @@ class Link(Receiver):
         return self.ending(EndOfMessages)
 
     def join_group(self, group: ConnectionTaskGroup) -> None:
-        self._groups.add(group)
+        self._groups.append(group)
         if self.connection.outcome is Outcome.ABNORMAL:
             group.cancel_all()
 
     def leave_group(self, group: ConnectionTaskGroup) -> None:
-        self._groups.discard(group)
+        self._groups.remove(group)
 
     def _cancel_rest(self, spared: set[Branch]) -> None:
         for group in self._groups:
@@ -370,8 +445,11 @@ class Link(Receiver):
 
     # What the transport reports
 
-    def data_received(self, data: memoryview) -> None:
-        self.connection.receive_data(data, self.background.now())
+    def payload_left(self) -> int:
+        return self.connection.payload_left
+
+    def data_received(self, data: bytearray, size: int) -> None:
+        self.connection.receive_data(data, self._now(), size)
         self._after_input()
 
     def _after_input(self) -> None:
@@ -379,22 +457,22 @@ class Link(Receiver):
         self._count()
         if connection.answered:
             self._wake_pingers()
-        if connection.must_pause and not self._paused:
-            self._pause()
+        if connection.must_pause():
+            if not self._paused:
+                self._pause()
         elif connection.must_continue and not self._continuing:
             self._continuing = True
             self.transport.pause_reading()
             self.background.run_soon(self._continue)
-        if connection.timers.message_due < self._timer.deadline:
+        if connection.timers.message_due < self._timer_due:
             self._reschedule()
         if self.transport.outbox and not self._flush_scheduled:
             self._flush()  # an answer to a ping or a close frame
-        arrival = self._arrival
-        if arrival is not None:
+        if self._receiving:
             inbox = connection.inbox
             if inbox.messages or inbox.full or connection.ended:
-                arrival.set()
-        if connection.state is not State.OPEN:
+                self._wake_receiver()
+        if connection.state is not _OPEN:
             self._update()
 
     def eof_received(self) -> None:
@@ -408,7 +486,7 @@ class Link(Receiver):
     def write_failed(self, exc: Exception) -> None:
         self._keep_error(exc)
         timers = self.connection.timers
-        timers.close_within(timers.close_timeout, self.background.now())
+        timers.close_within(timers.close_timeout, self._now())
         self._update()  # nothing waits to be written any more
 
     def _keep_error(self, exc: Exception) -> None:
@@ -432,7 +510,7 @@ class Link(Receiver):
     def _continue(self) -> None:
         """The others have had their turn: parse on."""
         self._continuing = False
-        self.connection.resume(self.background.now())
+        self.connection.resume(self._now())
         self._after_input()
         if not (self._continuing or self._paused):
             self.transport.resume_reading()
@@ -441,9 +519,9 @@ class Link(Receiver):
 
     def _count(self) -> None:
         """What we keep has changed."""
-        size = self.connection.input_size + len(self.transport.outbox)
-        if self._counted or size >= COUNTED_FROM:
-            self._counted = size >= COUNTED_FROM
+        size = self.connection.kept() + len(self.transport.outbox)
+        if size >= COUNTED_FROM or self._counted:
+            self._counted = size if size >= COUNTED_FROM else 0
             self.background.buffers.count(self, size)
 
     def shed(self, limit: int) -> None:
@@ -455,14 +533,14 @@ class Link(Receiver):
     def _pause(self) -> None:
         self._paused = True
         self.transport.pause_reading()
-        self.connection.timers.set_paused(True, self.background.now())
+        self.connection.timers.set_paused(True, self._now())
 
     def _resume(self) -> None:
         """There is room in the inbox: parse what was kept, then read again."""
-        now = self.background.now()
+        now = self._now()
         connection = self.connection
         connection.resume(now)
-        if not connection.must_pause:
+        if not connection.must_pause():
             self._paused = False
             connection.timers.set_paused(False, now)
             if not self._continuing:
@@ -481,14 +559,17 @@ class Link(Receiver):
             self._flush()
         if out_of_time:
             self._cancel_rest(set())
+        self._timer_due = NEVER  # it has fired; what is due next is its to know
         self._update()
-        return self.connection.next_timeout
+        self._timer_due = self.connection.next_timeout
+        return self._timer_due
 
     def _reschedule(self) -> None:
         due = self.connection.next_timeout
-        if due < self._timer.deadline and self._timer.target is not None:
+        if due < self._timer_due and self._timer.target is not None:
             self._timer.cancel()
             self._timer = self.background.schedule(self, due)
+            self._timer_due = due
 
     # Consequences
 
@@ -518,8 +599,8 @@ class Link(Receiver):
 
     def _wake_all(self) -> None:
         """Let everyone look again for whom waiting has no point any more."""
-        if self._arrival is not None and (self.closed_by_us or self.connection.ended):
-            self._arrival.set()
+        if self.closed_by_us or self.connection.ended:
+            self._arrival.wake()
         if not self.is_open:
             for sender in self._senders:
                 sender.woken.set()

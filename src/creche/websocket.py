@@ -19,7 +19,6 @@ from creche.link import Link
 from creche.options import ConnectionOptions
 from creche.protocol.closing import Close, make_close
 from creche.protocol.http import Request, Response
-from creche.protocol.messages import encode_message
 from creche.protocol.states import Side
 from creche.transports.base import Transport
 
@@ -126,7 +125,30 @@ class WebSocket(ObjectStream[str | bytes]):
             ConnectionAlreadyClosed: we have closed.
             anyio.BusyResourceError: another task is receiving.
         """
-        return await self._link.receive()
+        link = self._link
+        while True:
+            message = link.take()
+            if message is not None:
+                return message
+            try:
+                await link.arrival()
+            finally:
+                link.arrived()
+
+    async def __anext__(self) -> str | bytes:
+        # As receive(), which is not called since a coroutine more for each message can be measured.
+        link = self._link
+        try:
+            while True:
+                message = link.take()
+                if message is not None:
+                    return message
+                try:
+                    await link.arrival()
+                finally:
+                    link.arrived()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
 
     async def send(self, message: Message) -> None:
         """Send a message: str as text, bytes-like as binary (RFC 6455 5.6).
@@ -141,10 +163,9 @@ class WebSocket(ObjectStream[str | bytes]):
             ConnectionAlreadyClosed: we have closed.
         """
         link = self._link
-        await link.wait_for_room()
-        opcode, payload = encode_message(message)
-        link.connection.send_message(opcode, payload)
-        link.commit()
+        if not link.try_send(message):
+            await link.wait_for_room()
+            link.send(message)
 
     def send_nowait(self, message: Message) -> None:
         """Send a message if there is room for it in the outbox.
@@ -157,9 +178,7 @@ class WebSocket(ObjectStream[str | bytes]):
         link.check_sendable()
         if not link.has_room:
             raise anyio.WouldBlock
-        opcode, payload = encode_message(message)
-        link.connection.send_message(opcode, payload)
-        link.commit()
+        link.send(message)
 
     async def flush(self) -> None:
         """Wait until the kernel has taken everything that was committed.

@@ -62,9 +62,12 @@ async def uncommitted_send(ws: creche.WebSocket, message: Any) -> None:
     await checkpoint()
 
 
+_receive = creche.WebSocket.receive
+
+
 async def lost_receive(ws: creche.WebSocket) -> str | bytes:
     """A wait between taking a message and returning it."""
-    message = await ws._link.receive()
+    message = await _receive(ws)
     await checkpoint()
     return message
 

@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 import creche
+from creche.protocol import COMPILED
 from creche.protocol.exceptions import Rejection
 from creche.protocol.frames import BINARY, TEXT
 from creche.protocol.handshake import accept_key
@@ -435,8 +436,8 @@ async def test_a_hostile_server_that_declares_a_huge_frame_costs_no_memory() -> 
     async with anyio.create_task_group() as tg:
         tg.start_soon(serve)
         async with creche.client_websocket(ours, "ws://h/", max_size=None, close_timeout=0.1) as ws:
-            await until(lambda: ws._link.connection.input_size)
-            assert ws._link.connection.input_size <= 200
+            await until(lambda: ws._link.connection.kept())
+            assert ws._link.connection.kept() <= 200
 
 
 # Other people's bytes
@@ -473,7 +474,8 @@ async def test_a_message_in_many_pieces_keeps_no_view_of_the_read_buffer() -> No
                 await settle()
         assert await peer.receive() == (TEXT, "é".encode() * 500)
         assert await peer.receive() == (BINARY, bytes(range(256)))
-        assert set(read_buffer()[:7]) == {0xA5}  # the overwriting took place
+        if not COMPILED:
+            assert set(read_buffer()[:7]) == {0xA5}  # the overwriting took place
 
 
 async def test_each_half_of_the_early_data_is_parsed_once() -> None:

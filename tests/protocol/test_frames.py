@@ -8,8 +8,11 @@ from creche.protocol.exceptions import ProtocolError
 KEY = b"\x37\xfa\x21\x3d"
 
 
-def parse(data: bytes, masked: bool = False) -> frames.Header | None:
-    return frames.parse_header(memoryview(data), 0, len(data), masked)
+def parse(data: bytes, masked: bool = False) -> tuple[int, bool, int, int, bytes | None] | None:
+    """The header's size, FIN, opcode, payload length and masking key; None while incomplete."""
+    header = frames.FrameHeader(masked)
+    size = header.read(data, 0, len(data))
+    return None if size < 0 else (size, header.fin, header.opcode, header.length, header.key)
 
 
 @pytest.mark.parametrize(
@@ -82,10 +85,6 @@ def test_a_bad_header_is_noticed_with_the_byte_that_makes_it_bad(
 
 
 def test_a_header_is_read_in_the_middle_of_a_buffer() -> None:
-    assert frames.parse_header(bytearray(b"??\x82\x01x??"), 2, 5, False) == (
-        2,
-        True,
-        frames.BINARY,
-        1,
-        None,
-    )
+    header = frames.FrameHeader(False)
+    assert header.read(b"??\x82\x01x??", 2, 5) == 4
+    assert (header.fin, header.opcode, header.length) == (True, frames.BINARY, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,6 +26,7 @@ ALLOWED = {
     "http",  # HTTPStatus
     "importlib",
     "ipaddress",
+    "io",  # BytesIO
     "os",  # urandom, register_at_fork
     "re",
     "typing",
@@ -71,6 +73,9 @@ def test_the_build_that_runs_is_the_one_that_was_asked_for() -> None:
     if asked_for is None:
         pytest.skip("CRECHE_BUILD does not say what to expect")
     assert creche.protocol.COMPILED is (asked_for == "compiled")
+    for name in ("link", "waiting", "transports.base", "transports.sockets"):
+        source = str(import_module(f"creche.{name}").__file__)
+        assert source.endswith(".py") is (asked_for == "pure"), name
 
 
 def test_every_module_is_listed_and_built_alike() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.abc import SocketAttribute
+from anyio.lowlevel import current_token
 from anyio.streams.tls import TLSAttribute, TLSStream
 
 from creche.background import Background
@@ -39,8 +40,8 @@ class Recorder(Receiver):
         self.left = 0
         self.on_data: Callable[[], object] = lambda: None
 
-    def data_received(self, data: memoryview) -> None:
-        self.data += data
+    def data_received(self, data: bytearray, size: int) -> None:
+        self.data += data[:size]
         self.on_data()
 
     def eof_received(self) -> None:
@@ -166,6 +167,37 @@ async def test_what_is_flushed_leaves_in_order_though_the_kernel_refuses(pair: A
         assert transport.bytes_sent == len(expected)
 
 
+async def test_what_is_written_follows_the_outbox_though_the_kernel_takes_some_only(
+    pair: Any,
+) -> None:
+    async with connected(*pair) as (transport, theirs, recorder, background):
+        transport.start(background, recorder)
+        transport.write(b"first")
+        transport.outbox += b"second"
+        transport.write(memoryview(b"third"))
+        assert not transport.outbox
+        for _ in range(16):
+            transport.write(MEGABYTE)
+        assert transport.outbox
+        expected = b"firstsecondthird" + MEGABYTE * 16
+        assert await in_thread(read_all, theirs, len(expected)) == expected
+        await until(lambda: not transport.outbox)
+        assert transport.bytes_sent == len(expected)
+
+
+async def test_what_the_kernel_refuses_at_once_is_written_later(kind: Kind) -> None:
+    async with connected(kind) as (transport, theirs, recorder, background):
+        transport.start(background, recorder)
+        filled = 0
+        with pytest.raises(BlockingIOError):
+            while True:
+                filled += transport._sock.send(MEGABYTE)
+        transport.write(b"refused")
+        assert transport.outbox == b"refused"
+        received = await in_thread(read_all, theirs, filled + 7)
+        assert received[filled:] == b"refused"
+
+
 async def test_nothing_is_read_while_paused(pair: Any) -> None:
     async with connected(*pair) as (transport, theirs, recorder, background):
         transport.start(background, recorder)
@@ -237,7 +269,8 @@ async def test_a_failed_write_is_reported_and_is_not_the_end_of_reading(pair: An
         transport._sock.shutdown(socket.SHUT_WR)
         transport.outbox += b"x"
         transport.flush()
-        assert [type(exc) for exc in recorder.write_errors] == [BrokenPipeError]
+        transport.write(b"y")
+        assert [type(exc) for exc in recorder.write_errors] == [BrokenPipeError] * 2
         assert not transport.outbox
         assert not recorder.errors
 
@@ -300,7 +333,7 @@ async def test_tls_bytes_that_are_decrypted_already_are_read_after_a_pause(
 ) -> None:
     async with connected(kind, server_tls, client_tls) as (transport, theirs, recorder, background):
         # Read a byte at a time, so that the rest of the record stays decrypted.
-        transport._buffer = memoryview(bytearray(1))
+        transport._buffer = bytearray(1)
         transport.start(background, recorder)
         recorder.on_data = transport.pause_reading
         theirs.sendall(b"abc")
@@ -495,20 +528,18 @@ async def test_the_transport_suits_the_loop() -> None:
         transport.close()
 
 
-async def test_a_loop_without_reader_callbacks_is_served_as_any_backend(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    ours, theirs = socket.socketpair()
-    transport = socket_transport(ours)
-    if not isinstance(transport, AsyncioSocketTransport):
-        transport.close()
-        theirs.close()
-        pytest.skip("only asyncio has reader callbacks")
+class WithoutReaders(AsyncioSocketTransport):
+    """On a loop without add_reader."""
 
-    def refuse(self: AsyncioSocketTransport) -> None:
+    def _add_reader(self) -> None:
         raise NotImplementedError
 
-    monkeypatch.setattr(AsyncioSocketTransport, "_add_reader", refuse)
+
+async def test_a_loop_without_reader_callbacks_is_served_as_any_backend() -> None:
+    if not isinstance(loop := current_token().native_token, asyncio.AbstractEventLoop):
+        pytest.skip("only asyncio has reader callbacks")
+    ours, theirs = socket.socketpair()
+    transport = WithoutReaders(ours, loop)
     recorder = Recorder()
     async with Background() as background:
         with theirs:
@@ -539,12 +570,12 @@ async def test_what_the_kernel_does_not_tell_is_none(monkeypatch: pytest.MonkeyP
 
 
 async def test_after_the_end_nobody_is_told_anything() -> None:
-    NOBODY.data_received(memoryview(b""))
+    NOBODY.data_received(bytearray(), 0)
     NOBODY.eof_received()
     NOBODY.output_left()
     NOBODY.read_failed(OSError())
     NOBODY.write_failed(OSError())
-    assert vars(NOBODY) == {}
+    assert NOBODY.payload_left() == 0
 
 
 async def test_an_abort_where_so_linger_is_unknown_closes(

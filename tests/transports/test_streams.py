@@ -21,7 +21,7 @@ class Recorder(Receiver):
         self.data = bytearray()
         self.told: list[Any] = []
 
-    def data_received(self, data: memoryview) -> None:
+    def data_received(self, data: bytearray, size: int) -> None:
         self.data += data
 
     def eof_received(self) -> None:
@@ -171,8 +171,8 @@ class ClosingRecorder(Recorder):
         super().__init__()
         self.transport = transport
 
-    def data_received(self, data: memoryview) -> None:
-        super().data_received(data)
+    def data_received(self, data: bytearray, size: int) -> None:
+        super().data_received(data, size)
         self.transport.close()
 
     def output_left(self) -> None:

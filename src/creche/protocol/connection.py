@@ -36,15 +36,16 @@ from creche.protocol.closing import (
     Close,
     parse_close,
 )
-from creche.protocol.exceptions import PeerError, ProtocolError
+from creche.protocol.exceptions import PayloadTooBig, PeerError, ProtocolError
 from creche.protocol.frames import (
     CLOSE,
     CONTINUATION,
     MAX_CONTROL_PAYLOAD,
     PING,
     PONG,
+    FrameHeader,
     append_frame,
-    parse_header,
+    append_header,
 )
 from creche.protocol.masking import apply_mask, new_key
 from creche.protocol.messages import Inbox
@@ -59,6 +60,9 @@ DRAIN_SECONDS = 1.0
 
 # So many frames are parsed before others get a turn: a few bytes each fill a read with thousands.
 FRAMES_IN_A_ROW = 64
+
+# A payload from this size on is not copied to the outbox where the kernel may take it at once.
+LARGE = 2**15
 
 
 class Connection:
@@ -101,6 +105,8 @@ class Connection:
         self.side = side
         self.outbox = outbox
         self.state = State.OPEN
+        self.ended = False  # whether nothing is to come after what is in the inbox
+        self.can_send = True  # whether messages may still be sent
         self.inbox = Inbox(max_size, max_fragments, max_queue, max_queue_bytes)
         self.timers = Timers(
             now, ping_interval, ping_timeout, stall_timeout, close_timeout, message_timeout
@@ -112,6 +118,7 @@ class Connection:
         self.eof = False  # the peer's bytes have ended
         self.answered: list[Ping] = []  # pings with a pong, for the caller to take
         self.latency: float | None = None  # seconds, of the last ping with a pong
+        self.must_continue = False  # parsing stopped for the sake of others: call `resume`
         self._masking = side is Side.CLIENT
         self._write_limit = write_limit
         self._pings = Pings()
@@ -122,20 +129,11 @@ class Connection:
         # Bytes that could not be parsed yet: the start of a frame, or what the inbox had no
         # room for.
         self._tail = bytearray()
-        self._interrupted = False  # whether parsing stopped for the sake of others
         self._finished = 0  # the inbox's count when the unfinished message was looked at
-        # The data frame whose payload is arriving.
-        self._frame_left = 0
-        self._frame_fin = False
-        self._frame_key: bytes | None = None
-        self._frame_offset = 0
+        self._header = FrameHeader(not self._masking)
+        self.payload_left = 0  # bytes missing of the data frame that is arriving
 
     # What the caller looks at
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing is to come after what is in the inbox."""
-        return self.state is not State.OPEN and self.state is not State.CLOSING
 
     @property
     def outcome(self) -> Outcome | None:
@@ -146,25 +144,13 @@ class Connection:
             return Outcome.ABNORMAL
         return Outcome.NORMAL if self.received.code in NORMAL_CODES else Outcome.ABNORMAL
 
-    @property
-    def can_send(self) -> bool:
-        """Whether messages may still be sent."""
-        return self.state is State.OPEN or self.state is State.FAILING
-
-    @property
     def must_pause(self) -> bool:
         """Whether the inbox is full and bytes wait for it."""
         return bool(self._tail) and self.inbox.full
 
-    @property
-    def must_continue(self) -> bool:
-        """Whether `resume` is to be called again, when others have had their turn."""
-        return self._interrupted and not self.ended and not self.inbox.full
-
-    @property
-    def input_size(self) -> int:
+    def kept(self) -> int:
         """Bytes that are kept of what arrived."""
-        return len(self._tail) + self.inbox.size
+        return len(self._tail) + self.inbox.kept()
 
     @property
     def next_timeout(self) -> float:
@@ -173,19 +159,26 @@ class Connection:
 
     # Bytes in
 
-    def receive_data(self, data: bytes | bytearray | memoryview, now: float) -> None:
-        """Take bytes that the transport read."""
+    def receive_data(self, data: bytes | bytearray, now: float, size: int | None = None) -> None:
+        """Take bytes that the transport read.
+
+        Args:
+            data: where they are. A bytearray is unmasked in place.
+            now: the time, in seconds.
+            size: how many they are, from the beginning; None for all.
+        """
+        buffer = data if isinstance(data, bytearray) else bytearray(data)
+        end = len(buffer) if size is None else size
         self.timers.last_received = now
         if self.ended:
-            self._drop(len(data))
+            self._drop(end)
         elif self._tail:
-            self._tail += data
+            self._tail += buffer if end == len(buffer) else buffer[:end]
             self.resume(now)
         else:
-            with memoryview(data) as view:
-                position = self._parse(view, now)
-                if position < len(view):
-                    self._tail += view[position:]
+            position = self._parse(buffer, end, now)
+            if position < end:
+                self._tail += buffer[position:end]
             self._watch_message(now)
 
     def resume(self, now: float) -> None:
@@ -193,93 +186,86 @@ class Connection:
         if self.ended:
             return
         tail = self._tail
-        with memoryview(tail) as view:
-            position = self._parse(view, now)
+        position = self._parse(tail, len(tail), now)
         del tail[:position]
         self._watch_message(now)
 
     def _watch_message(self, now: float) -> None:
         """See to it that a message that has begun is finished in time."""
-        if self.ended:
+        inbox = self.inbox
+        if inbox.between_messages and not self._tail and not self.payload_left:
+            if self.timers.watching_message:
+                self.timers.message_done()
+        elif self.ended:
             return
-        timers = self.timers
-        if not (self._tail or self._frame_left) and self.inbox.between_messages:
-            timers.message_done()
-        elif self._finished != self.inbox.finished or not timers.watching_message:
-            self._finished = self.inbox.finished
-            timers.message_began(now)
+        elif self._finished != inbox.finished or not self.timers.watching_message:
+            self._finished = inbox.finished
+            self.timers.message_began(now)
 
-    def _parse(self, view: memoryview, now: float) -> int:
+    def _parse(self, data: bytearray, end: int, now: float) -> int:
         """Parse as far as possible; returns where it stopped."""
+        self.must_continue = False
         try:
-            position = self._parse_frames(view, now)
+            position = self._parse_frames(data, end, now)
         except PeerError as exc:
             self._violation(exc, now)
-            self._drop(len(view))
-        if self.ended:
-            return len(view)
-        return position
+            self._drop(end)
+        return end if self.ended else position
 
-    def _parse_frames(self, view: memoryview, now: float) -> int:
+    def _parse_frames(self, data: bytearray, end: int, now: float) -> int:
         """Parse whole frames and what there is of a data frame; returns where it stopped."""
         inbox = self.inbox
+        header = self._header
         position = 0
-        end = len(view)
-        masked = not self._masking
         turns = FRAMES_IN_A_ROW
-        self._interrupted = False
         while position < end and not self.ended:
-            if not self._discarding and inbox.full:
+            if inbox.full and not self._discarding:
                 break
-            if self._frame_left:
-                position = self._parse_payload(view, position, end)
+            if self.payload_left:
+                position = self._parse_payload(data, position, end)
                 continue
             if turns == 0:
-                self._interrupted = True
+                self.must_continue = True
                 break
             turns -= 1
-            header = parse_header(view, position, end, masked)
-            if header is None:
+            start = header.read(data, position, end)
+            if start < 0:
                 break
-            size, fin, opcode, length, key = header
-            start = position + size
-            stop = start + length
+            stop = start + header.length
+            opcode = header.opcode
             if opcode >= CLOSE:
                 if stop > end:
                     break
-                payload = bytes(view[start:stop])
+                if header.key is not None:
+                    apply_mask(data, start, stop, header.key)
                 position = stop
-                self._control(opcode, payload if key is None else apply_mask(payload, key), now)
-            elif fin and stop <= end and opcode != CONTINUATION and inbox.between_messages:
+                self._control(opcode, bytes(data[start:stop]), now)
+            elif stop <= end and header.fin and inbox.between_messages and opcode != CONTINUATION:
                 position = stop
                 if not self._discarding:
-                    with view[start:stop] as whole:
-                        inbox.add_message(opcode, whole if key is None else apply_mask(whole, key))
+                    if header.key is not None:
+                        apply_mask(data, start, stop, header.key)
+                    inbox.add_message(opcode, data, start, stop)
             else:
                 inbox.begin_frame(opcode)
                 position = start
-                self._frame_left = length
-                self._frame_fin = fin
-                self._frame_key = key
-                self._frame_offset = 0
-                if length == 0:
-                    inbox.end_frame(fin)
+                self.payload_left = header.length
+                if header.length == 0:
+                    inbox.end_frame(header.fin)
         return position
 
-    def _parse_payload(self, view: memoryview, position: int, end: int) -> int:
-        size = min(self._frame_left, end - position)
-        with view[position : position + size] as piece:
-            if self._frame_key is None:
-                self.inbox.add_payload(piece)
-            else:
-                self.inbox.add_payload(apply_mask(piece, self._frame_key, self._frame_offset))
-        self._frame_offset += size
-        self._frame_left -= size
-        if self._frame_left == 0:
-            self.inbox.end_frame(self._frame_fin)
+    def _parse_payload(self, data: bytearray, position: int, end: int) -> int:
+        header = self._header
+        stop = min(position + self.payload_left, end)
+        if header.key is not None:
+            apply_mask(data, position, stop, header.key, header.length - self.payload_left)
+        self.payload_left -= stop - position
+        self.inbox.add_payload(data, position, stop)
+        if self.payload_left == 0:
+            self.inbox.end_frame(header.fin)
         if self._discarding:
             self.inbox.clear()
-        return position + size
+        return stop
 
     def _control(self, opcode: int, payload: bytes, now: float) -> None:
         if opcode == PING:
@@ -309,12 +295,12 @@ class Connection:
         When it is None and `ended` is true, the application has got to the end of the stream; the
         peer is told of what it did wrong then.
         """
-        try:
-            message = self.inbox.take_message()
-        except PeerError as exc:
-            self.inbox.clear()
-            self._violation(exc, now)
-            message = None
+        inbox = self.inbox
+        message = inbox.take_message()
+        if message is None and inbox.too_big:
+            inbox.clear()
+            inbox.too_big = False
+            self._violation(PayloadTooBig(f"a message of more than {inbox.max_size} bytes"), now)
         if message is None and self.state is State.FAILING:
             self.fail(now)
         return message
@@ -326,9 +312,23 @@ class Connection:
 
     # Sending
 
-    def send_message(self, opcode: int, payload: bytes | bytearray | memoryview) -> None:
-        """Append a message in one frame to the outbox. `opcode` is TEXT or BINARY."""
-        append_frame(self.outbox, opcode, payload, new_key() if self._masking else None)
+    def send_message(
+        self, opcode: int, payload: bytes | bytearray | memoryview
+    ) -> bytes | bytearray | memoryview | None:
+        """Append a message in one frame to the outbox. `opcode` is TEXT or BINARY.
+
+        Returns:
+            A large payload that is not in the outbox and has to be written next: only the frame's
+            header was appended. None where the frame is whole.
+        """
+        if self._masking:
+            append_frame(self.outbox, opcode, payload, new_key())
+        elif len(payload) < LARGE:
+            append_frame(self.outbox, opcode, payload)
+        else:
+            append_header(self.outbox, opcode, len(payload), True, False)
+            return payload
+        return None
 
     def send_ping(self, payload: bytes | None, now: float) -> Ping:
         """Append a ping; its payload is made up if there is none.
@@ -460,6 +460,10 @@ class Connection:
 
     def _move(self, event: Event) -> None:
         self.state = TRANSITIONS[self.state][event]
+        self.can_send = self.state is State.OPEN or self.state is State.FAILING
+        self.ended = not (self.state is State.OPEN or self.state is State.CLOSING)
+        if self.ended:
+            self.must_continue = False
 
     # Time
 

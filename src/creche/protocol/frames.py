@@ -25,64 +25,111 @@ OPCODES: dict[int, str] = {
 # The largest payload of a control frame (RFC 6455 5.5).
 MAX_CONTROL_PAYLOAD = 125
 
-# (size of the header, FIN, opcode, payload length, masking key or None)
-Header = tuple[int, bool, int, int, bytes | None]
+# A bit for each opcode there is.
+_KNOWN = sum(1 << opcode for opcode in OPCODES)
 
 
-def parse_header(data: memoryview | bytearray, start: int, end: int, masked: bool) -> Header | None:
-    """Read the frame header at data[start:end]; None while it is incomplete.
+class FrameHeader:
+    """Reads the headers of a peer's frames; the attributes are those of the last one.
 
-    What is wrong is noticed with the byte that makes it so. `masked` says whether this peer must
-    mask: a client must, a server must not (RFC 6455 5.1).
+    Args:
+        masked: whether this peer must mask: a client must, a server must not (RFC 6455 5.1).
 
-    Raises:
-        ProtocolError: the header breaks RFC 6455 5.2 or 5.5.
+    Attributes:
+        fin: whether the frame ends its message.
+        opcode: the opcode.
+        length: of the payload, in bytes.
+        key: the masking key, None where nothing is masked.
     """
-    available = end - start
-    if available == 0:
-        return None
-    first = data[start]
-    opcode = first & 0x0F
-    if first & 0x70:
-        raise ProtocolError("a reserved bit is set that no extension gave a meaning to")
-    if opcode not in OPCODES:
-        raise ProtocolError(f"unknown opcode {opcode:#x}")
-    fin = first & 0x80 != 0
-    if opcode & 0x8 and not fin:
-        raise ProtocolError(f"a {OPCODES[opcode]} frame is fragmented")
-    if available == 1:
-        return None
-    second = data[start + 1]
-    length = second & 0x7F
-    if (second & 0x80 != 0) is not masked:
-        raise ProtocolError(
-            "a frame of the client is not masked" if masked else "a frame of the server is masked"
-        )
-    if opcode & 0x8 and length > MAX_CONTROL_PAYLOAD:
-        raise ProtocolError(f"a {OPCODES[opcode]} frame of more than 125 bytes")
 
-    size = 2
-    if length == 126:
-        size = 4
-        if available < size:
-            return None
-        length = data[start + 2] << 8 | data[start + 3]
-        if length < 126:
-            raise ProtocolError("a payload length that is not minimally encoded")
-    elif length == 127:
-        size = 10
-        if available < size:
-            return None
-        length = int.from_bytes(data[start + 2 : start + 10], "big")
-        if length >> 63:
-            raise ProtocolError("a payload length with its most significant bit set")
-        if length < 0x10000:
-            raise ProtocolError("a payload length that is not minimally encoded")
-    if not masked:
-        return size, fin, opcode, length, None
-    if available < size + 4:
-        return None
-    return size + 4, fin, opcode, length, bytes(data[start + size : start + size + 4])
+    def __init__(self, masked: bool) -> None:
+        self.fin = False
+        self.opcode = 0
+        self.length = 0
+        self.key: bytes | None = None
+        self._masked = masked
+        self._known = _KNOWN
+
+    def read(self, data: bytes | bytearray, start: int, end: int) -> int:
+        """Read the header at data[start:end].
+
+        What is wrong is noticed with the byte that makes it so.
+
+        Returns:
+            Where its payload begins; -1 while it is incomplete.
+
+        Raises:
+            ProtocolError: the header breaks RFC 6455 5.2 or 5.5.
+        """
+        if start >= end:
+            return -1
+        first = data[start]
+        opcode = first & 0x0F
+        if first & 0x70 or not self._known >> opcode & 1 or first & 0x88 == 0x08:
+            self._check_first(first, opcode)
+        if start + 1 == end:
+            return -1
+        second = data[start + 1]
+        length = second & 0x7F
+        if second >> 7 != self._masked:
+            raise ProtocolError(
+                "a frame of the client is not masked"
+                if self._masked
+                else "a frame of the server is masked"
+            )
+        if opcode & 0x8 and length > MAX_CONTROL_PAYLOAD:
+            raise ProtocolError(f"a {OPCODES[opcode]} frame of more than 125 bytes")
+
+        start += 2
+        if length == 126:
+            if start + 2 > end:
+                return -1
+            length = data[start] << 8 | data[start + 1]
+            if length < 126:
+                raise ProtocolError("a payload length that is not minimally encoded")
+            start += 2
+        elif length == 127:
+            if start + 8 > end:
+                return -1
+            if data[start] & 0x80:
+                raise ProtocolError("a payload length with its most significant bit set")
+            length = 0
+            for i in range(start, start + 8):
+                length = length << 8 | data[i]
+            if length < 0x10000:
+                raise ProtocolError("a payload length that is not minimally encoded")
+            start += 8
+        if self._masked:
+            if start + 4 > end:
+                return -1
+            self.key = bytes(data[start : start + 4])
+            start += 4
+        self.fin = first & 0x80 != 0
+        self.opcode = opcode
+        self.length = length
+        return start
+
+    def _check_first(self, first: int, opcode: int) -> None:
+        if first & 0x70:
+            raise ProtocolError("a reserved bit is set that no extension gave a meaning to")
+        if opcode not in OPCODES:
+            raise ProtocolError(f"unknown opcode {opcode:#x}")
+        raise ProtocolError(f"a {OPCODES[opcode]} frame is fragmented")
+
+
+def append_header(out: bytearray, opcode: int, length: int, fin: bool, masked: bool) -> None:
+    """Append a frame's header, apart from its masking key, to `out`."""
+    mask_bit = 0x80 if masked else 0
+    out.append(opcode | 0x80 if fin else opcode)
+    if length < 126:
+        out.append(length | mask_bit)
+    elif length < 0x10000:
+        out.append(126 | mask_bit)
+        out.append(length >> 8)
+        out.append(length & 0xFF)
+    else:
+        out.append(127 | mask_bit)
+        out += length.to_bytes(8, "big")
 
 
 def append_frame(
@@ -96,19 +143,11 @@ def append_frame(
 
     `payload` is read once and not kept: the caller may change it afterwards.
     """
-    length = len(payload)
-    out.append(opcode | 0x80 if fin else opcode)
-    mask_bit = 0 if key is None else 0x80
-    if length < 126:
-        out.append(length | mask_bit)
-    elif length < 0x10000:
-        out.append(126 | mask_bit)
-        out += length.to_bytes(2, "big")
-    else:
-        out.append(127 | mask_bit)
-        out += length.to_bytes(8, "big")
+    append_header(out, opcode, len(payload), fin, key is not None)
     if key is None:
         out += payload
     else:
         out += key
-        out += apply_mask(payload, key)
+        start = len(out)
+        out += payload
+        apply_mask(out, start, len(out), key)

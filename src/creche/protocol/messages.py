@@ -9,50 +9,49 @@ arrives, so that what is kept of it is bounded by the inbox and not by the messa
 from __future__ import annotations
 
 import codecs
-from collections import deque
+import io
 
 from creche.protocol.exceptions import PayloadTooBig, ProtocolError
 from creche.protocol.frames import BINARY, CONTINUATION, TEXT
 
 Part = tuple[str | bytes, int, bool]
 
-# What arrives of an unfinished message becomes a part at this size.
-PART_SIZE = 0x10000
+# What has arrived of an unfinished message becomes a part above this size.
+PART_SIZE = 2**20
+
+# Stands for "no limit".
+UNLIMITED = 2**62
 
 # Pieces of text are joined when there are so many, so that one-byte fragments cost no more
 # memory than the text in them.
 _MAX_PIECES = 256
 
+# Places of taken parts are given up when there are so many.
+_MAX_TAKEN = 64
+
 _new_decoder = codecs.getincrementaldecoder("utf-8")
 
 
-def encode_message(message: object) -> tuple[int, bytes | memoryview]:
-    """The opcode and payload of a message.
+def message_opcode(message: object) -> int:
+    """The opcode of a message: str is text, bytes-like is binary."""
+    return TEXT if isinstance(message, str) else BINARY
+
+
+def encode_message(message: object) -> bytes | memoryview:
+    """The payload of a message.
 
     Raises:
         TypeError: `message` is neither str nor bytes-like.
         ValueError: a str with lone surrogates, which UTF-8 does not have.
     """
-    if isinstance(message, str):
-        return TEXT, message.encode()
     if isinstance(message, bytes):
-        return BINARY, message
+        return message
+    if isinstance(message, str):
+        return message.encode()
     if isinstance(message, bytearray | memoryview):
         view = memoryview(message)
-        return BINARY, view.cast("B") if view.c_contiguous else view.tobytes()
+        return view.cast("B") if view.c_contiguous else view.tobytes()
     raise TypeError(f"message must be str or bytes-like, not {type(message).__name__}")
-
-
-def decode_text(data: bytes | bytearray | memoryview) -> str:
-    """The text of a whole message.
-
-    Raises:
-        ProtocolError: it is not UTF-8 (1007).
-    """
-    try:
-        return str(data, "utf-8")
-    except UnicodeDecodeError as exc:
-        raise _not_utf8(exc) from None
 
 
 def _not_utf8(exc: UnicodeDecodeError) -> ProtocolError:
@@ -63,7 +62,15 @@ class Inbox:
     """What has arrived and was not taken yet, in order.
 
     The writing side is begin_frame, add_payload and end_frame, or add_message for a message that
-    is whole. The reading side is take_message. `full` says when to stop writing.
+    is whole. The reading side is take_message. Bytes are given as data[start:stop] of the
+    caller's, who has unmasked them.
+
+    Attributes:
+        full: whether a bound is reached; what arrives further has to wait.
+        between_messages: whether no message has begun that is not finished.
+        messages: whole messages that wait.
+        too_big: whether the next message is larger than `max_size`.
+        finished: messages that have arrived whole since the beginning.
     """
 
     def __init__(
@@ -73,73 +80,77 @@ class Inbox:
         max_queue: int | None,
         max_queue_bytes: int | None,
     ) -> None:
-        self.max_size = max_size
-        self.max_fragments = max_fragments
-        self.max_queue = max_queue
-        self.max_queue_bytes = max_queue_bytes
-        self.parts: deque[Part] = deque()
+        self.max_size = UNLIMITED if max_size is None else max_size
+        self.max_fragments = UNLIMITED if max_fragments is None else max_fragments
+        self.max_queue = UNLIMITED if max_queue is None else max_queue
+        self.max_queue_bytes = UNLIMITED if max_queue_bytes is None else max_queue_bytes
+        self.full = False
+        self.between_messages = True
         self.messages = 0
-        self.bytes = 0
-        self.finished = 0  # messages that have arrived whole since the beginning
-        # The message that is arriving: None between messages.
-        self._opcode: int | None = None
+        self.finished = 0
+        self.too_big = False
+        # A list costs an idle connection less than a deque: those before the first are taken.
+        self.parts: list[Part | None] = []
+        self._first = 0
+        self.bytes = 0  # in the parts
+        # The message that is arriving.
+        self._opcode = 0
         self._fragments = 0
         self._decoder: codecs.IncrementalDecoder | None = None
         self._text: list[str] = []
-        self._binary = bytearray()
+        # Gives the bytes that were written to it without copying them again.
+        self._binary: io.BytesIO | None = None
         self._pending = 0
         # The message that is being taken.
         self._taken: list[str | bytes] = []
         self._taken_size = 0
 
-    @property
-    def full(self) -> bool:
-        """Whether a bound is reached; what arrives further has to wait."""
-        return (self.max_queue is not None and self.messages >= self.max_queue) or (
-            self.max_queue_bytes is not None and self.bytes >= self.max_queue_bytes
-        )
-
-    @property
-    def low(self) -> bool:
+    def is_low(self) -> bool:
         """Whether so much room is left that going on is worth it."""
-        return (self.max_queue is None or self.messages <= self.max_queue >> 1) and (
-            self.max_queue_bytes is None or self.bytes <= self.max_queue_bytes >> 1
-        )
+        return self.messages <= self.max_queue >> 2 and self.bytes <= self.max_queue_bytes >> 2
 
-    @property
-    def between_messages(self) -> bool:
-        """Whether no message has begun that is not finished."""
-        return self._opcode is None
-
-    @property
-    def size(self) -> int:
+    def kept(self) -> int:
         """All bytes that are kept, those of unfinished messages included."""
         return self.bytes + self._pending + self._taken_size
 
     def clear(self) -> None:
         """Drop everything, also what there is of an unfinished message."""
         self.parts.clear()
+        self._first = 0
+        self.full = False
         self.messages = 0
         self.bytes = 0
         self._text.clear()
-        self._binary.clear()
+        self._binary = None
         self._pending = 0
         self._taken.clear()
         self._taken_size = 0
 
     # Writing
 
-    def add_message(self, opcode: int, data: bytes | memoryview) -> None:
+    def add_message(self, opcode: int, data: bytes | bytearray, start: int, stop: int) -> None:
         """A message that is whole in one frame.
 
         Raises:
             ProtocolError: it is text and not UTF-8.
         """
-        size = len(data)
-        self.parts.append((decode_text(data) if opcode == TEXT else bytes(data), size, True))
-        self.messages += 1
-        self.finished += 1
+        message: str | bytes
+        if opcode == TEXT:
+            try:
+                message = data[start:stop].decode("utf-8")
+            except UnicodeDecodeError as exc:
+                raise _not_utf8(exc) from None
+        else:
+            message = bytes(data[start:stop])
+        self._add(message, stop - start, True)
+
+    def _add(self, data: str | bytes, size: int, fin: bool) -> None:
+        self.parts.append((data, size, fin))
         self.bytes += size
+        if fin:
+            self.messages += 1
+            self.finished += 1
+        self.full = self.messages >= self.max_queue or self.bytes >= self.max_queue_bytes
 
     def begin_frame(self, opcode: int) -> None:
         """A data frame's header has been read.
@@ -149,32 +160,35 @@ class Inbox:
             PayloadTooBig: more fragments than `max_fragments`.
         """
         if opcode == CONTINUATION:
-            if self._opcode is None:
+            if self.between_messages:
                 raise ProtocolError("a continuation frame without a message to continue")
             self._fragments += 1
-            if self.max_fragments is not None and self._fragments > self.max_fragments:
+            if self._fragments > self.max_fragments:
                 raise PayloadTooBig(f"a message of more than {self.max_fragments} fragments")
             return
-        if self._opcode is not None:
+        if not self.between_messages:
             raise ProtocolError("a new message before the last one was finished")
+        self.between_messages = False
         self._opcode = opcode
         self._fragments = 1
         if opcode == TEXT:
             self._decoder = _new_decoder("strict")
 
-    def add_payload(self, data: bytes | memoryview) -> None:
-        """Some of the current data frame's payload, unmasked.
+    def add_payload(self, data: bytes | bytearray, start: int, stop: int) -> None:
+        """Some of the current data frame's payload.
 
         Raises:
             ProtocolError: text that cannot become UTF-8 any more.
         """
-        size = len(data)
-        self._pending += size
-        if self._opcode != TEXT:
-            self._binary += data
-        else:
-            self._decode(data, False)
-        if self._pending >= PART_SIZE:
+        self._pending += stop - start
+        with memoryview(data)[start:stop] as piece:
+            if self._opcode == TEXT:
+                self._decode(piece, False)
+            else:
+                if self._binary is None:
+                    self._binary = io.BytesIO()
+                self._binary.write(piece)
+        if self._pending > PART_SIZE or self._pending > self.max_queue_bytes:
             self._add_part(False)
 
     def end_frame(self, fin: bool) -> None:
@@ -188,10 +202,8 @@ class Inbox:
         if self._opcode == TEXT:
             self._decode(b"", True)
         self._add_part(True)
-        self._opcode = None
+        self.between_messages = True
         self._decoder = None
-        self.messages += 1
-        self.finished += 1
 
     def _decode(self, data: bytes | memoryview, final: bool) -> None:
         assert self._decoder is not None
@@ -210,41 +222,48 @@ class Inbox:
             data = "".join(self._text)
             self._text.clear()
         else:
-            data = bytes(self._binary)
-            self._binary.clear()
-        self.parts.append((data, self._pending, fin))
-        self.bytes += self._pending
+            data = b"" if self._binary is None else self._binary.getvalue()
+            self._binary = None
+        size = self._pending
         self._pending = 0
+        self._add(data, size, fin)
 
     # Reading
 
     def take_message(self) -> str | bytes | None:
-        """The next whole message; None while there is none.
+        """The next whole message; None while there is none, or if it is `too_big`.
 
         Parts of an unfinished message are taken, too, so that the rest of it finds room.
-
-        Raises:
-            PayloadTooBig: the message is larger than `max_size`.
         """
-        parts = self.parts
-        while parts:
-            data, size, fin = parts.popleft()
+        while self._first < len(self.parts):
+            part = self.parts[self._first]
+            assert part is not None
+            data, size, fin = part
+            if self._taken_size + size > self.max_size:
+                self.too_big = True
+                return None
+            self._drop_first()
             self.bytes -= size
             if fin:
                 self.messages -= 1
-            taken = self._taken
-            total = self._taken_size + size
-            if self.max_size is not None and total > self.max_size:
-                raise PayloadTooBig(f"a message of more than {self.max_size} bytes")
-            if not fin:
-                taken.append(data)
-                self._taken_size = total
-                continue
-            if not taken:
+            self.full = self.messages >= self.max_queue or self.bytes >= self.max_queue_bytes
+            if fin and not self._taken:
                 return data
-            taken.append(data)
-            whole: str | bytes = type(data)().join(taken)  # type: ignore[arg-type]
-            taken.clear()
-            self._taken_size = 0
-            return whole
+            self._taken.append(data)
+            self._taken_size += size
+            if fin:
+                whole: str | bytes = type(data)().join(self._taken)  # type: ignore[arg-type]
+                self._taken.clear()
+                self._taken_size = 0
+                return whole
         return None
+
+    def _drop_first(self) -> None:
+        self.parts[self._first] = None
+        self._first += 1
+        if self._first == len(self.parts):
+            self.parts.clear()
+            self._first = 0
+        elif self._first == _MAX_TAKEN:
+            del self.parts[:_MAX_TAKEN]
+            self._first = 0

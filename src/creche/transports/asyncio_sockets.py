@@ -1,3 +1,4 @@
+# cython: annotation_typing=False
 """The same sockets on asyncio's own reader and writer callbacks.
 
 The reader is registered once, and no task waits for it: half the cost of waiting per read. A loop
@@ -58,21 +59,20 @@ class AsyncioSocketTransport(SocketTransport):
             self._loop.call_soon(self._on_readable)
 
     def _on_readable(self) -> None:
-        if self._read_ready():
+        if self._paused:
+            self._remove_reader()  # not before there is something to read
+        elif self._read_ready():
             self._read_soon()
 
     def _end_reading(self) -> None:
         super()._end_reading()
         self._remove_reader()
 
-    def pause_reading(self) -> None:
-        super().pause_reading()
-        self._remove_reader()
-
     def resume_reading(self) -> None:
         super().resume_reading()
-        if self._callbacks and not self.closed and not self._read_over and not self._has_reader:
-            self._add_reader()
+        if self._callbacks and not self.closed and not self._read_over:
+            if not self._has_reader:
+                self._add_reader()
             self._read_soon()
 
     def _wait_writable(self) -> None:

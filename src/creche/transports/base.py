@@ -1,3 +1,4 @@
+# cython: annotation_typing=False
 """The contract that all transports share.
 
 A transport has two lives. Until `start`, one task moves bytes with `receive` and `drain`: that is
@@ -8,19 +9,25 @@ where somebody must wait. No application task ever waits for the wire.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
-# So many bytes are read at once.
-READ_SIZE = 2**16
+# So many bytes are read at once; of a payload that has begun, so many.
+READ_SIZE = 2**17
+LARGE_READ_SIZE = 2**20
 
 
 class Receiver:
     """What a transport reports to. None of these may raise or wait; here they do nothing."""
 
-    def data_received(self, data: memoryview) -> None:
-        """Bytes have arrived; `data` is only valid during the call."""
+    def payload_left(self) -> int:
+        """Bytes that are still missing of a payload: so many may be read at once without being
+        kept unparsed."""
+        return 0
+
+    def data_received(self, data: bytearray, size: int) -> None:
+        """Bytes have arrived: the first `size` of `data`, which is only valid during the call and
+        may be overwritten."""
 
     def eof_received(self) -> None:
         """The peer's bytes have ended."""
@@ -46,8 +53,10 @@ class TaskStarter(Protocol):
     ) -> object: ...
 
 
-class Transport(ABC):
+class Transport:
     """Moves the bytes of one connection.
+
+    What raises NotImplementedError here is each transport's own.
 
     Attributes:
         outbox: what is to be written. Append to its end and call `flush`; the transport takes
@@ -64,49 +73,55 @@ class Transport(ABC):
         self._tasks: TaskStarter | None = None
 
     @property
-    @abstractmethod
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         """AnyIO's typed attributes of the connection."""
+        raise NotImplementedError
 
-    @abstractmethod
     async def receive(self) -> bytes:
         """Before `start`: the next bytes; b"" at their end.
 
         Raises:
             OSError: reading failed.
         """
+        raise NotImplementedError
 
-    @abstractmethod
     async def drain(self) -> None:
         """Before `start`: return when the outbox is empty.
 
         Raises:
             OSError: writing failed.
         """
+        raise NotImplementedError
 
-    @abstractmethod
     def start(self, tasks: TaskStarter, receiver: Receiver) -> None:
         """Report to `receiver` from now on; children go to `tasks`."""
+        raise NotImplementedError
 
-    @abstractmethod
     def flush(self) -> None:
         """Write what the layer below takes without waiting; the rest follows by itself."""
+        raise NotImplementedError
 
-    @abstractmethod
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """As if `data` were appended to the outbox and that flushed, without copying what the
+        layer below takes at once."""
+        self.outbox += data
+        self.flush()
+
     def pause_reading(self) -> None:
         """Read nothing more until `resume_reading`. May be called twice."""
+        raise NotImplementedError
 
-    @abstractmethod
     def resume_reading(self) -> None:
         """Read again."""
+        raise NotImplementedError
 
-    @abstractmethod
     def send_eof(self) -> None:
         """Shut down writing. The outbox is empty. Reading goes on."""
+        raise NotImplementedError
 
-    @abstractmethod
     def close(self) -> None:
         """Close at once; nothing is reported any more. May be called twice."""
+        raise NotImplementedError
 
     def abort(self) -> None:
         """Close at once and drop what the layer below has not sent yet, where it can."""

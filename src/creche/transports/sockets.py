@@ -1,3 +1,4 @@
+# cython: annotation_typing=False
 """Non-blocking sockets, plain or TLS, on any backend that AnyIO runs on.
 
 A socket is tried first and waited for only when the kernel says no.
@@ -21,7 +22,6 @@ import ssl
 import struct
 import sys
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from typing import Any, TypeVar
 
 import anyio
@@ -29,7 +29,7 @@ from anyio.abc import SocketAttribute
 from anyio.lowlevel import RunVar, checkpoint
 from anyio.streams.tls import TLSAttribute
 
-from creche.transports.base import READ_SIZE, Receiver, TaskStarter, Transport
+from creche.transports.base import LARGE_READ_SIZE, READ_SIZE, Receiver, TaskStarter, Transport
 
 if sys.platform == "win32":  # pragma: no cover - the tests run on Linux
     ioctl = None
@@ -42,22 +42,26 @@ T = TypeVar("T")
 # The most plaintext in a TLS record (RFC 8446 5.1).
 TLS_RECORD = 2**14
 
-# A TLS socket is read so many times in a row before others get a turn.
-_READS_IN_A_ROW = 16
+# A socket with more than fits into the buffer is read so many times in a row before others get a
+# turn; of a TLS socket a read gives one record.
+_READS_IN_A_ROW = 2
+_TLS_READS_IN_A_ROW = 16
+
+_CAN_GATHER = hasattr(socket.socket, "sendmsg")
 
 _WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 # One buffer per event loop, never per process: recv_into releases the GIL, and loops in two
 # threads would read each other's bytes. Nothing keeps a view of it across a wait.
-_buffer: RunVar[memoryview] = RunVar("creche_read_buffer")
+_buffer: RunVar[bytearray] = RunVar("creche_read_buffer")
 
 
-def read_buffer() -> memoryview:
+def read_buffer() -> bytearray:
     """The buffer that this event loop reads into."""
     try:
         return _buffer.get()
     except LookupError:
-        buffer = memoryview(bytearray(READ_SIZE))
+        buffer = bytearray(LARGE_READ_SIZE)
         _buffer.set(buffer)
         return buffer
 
@@ -112,6 +116,7 @@ class SocketTransport(Transport):
         self._writing = False  # somebody waits until the socket is writable
         self._read_over = False
         self._eof_sent = False
+        self._attributes: Mapping[Any, Callable[[], Any]] | None = None
 
     # Before start
 
@@ -154,12 +159,12 @@ class SocketTransport(Transport):
 
     def _read_ready(self) -> bool:
         """Read what is there; returns whether there may be more that no poll tells of."""
-        buffer = self._buffer
-        for _ in range(_READS_IN_A_ROW if self._tls else 1):
+        for _ in range(_TLS_READS_IN_A_ROW if self._tls else _READS_IN_A_ROW):
             if self.closed or self._paused or self._read_over:
                 return False
+            limit = min(max(self._receiver.payload_left(), READ_SIZE), len(self._buffer))
             try:
-                size = self._sock.recv_into(buffer)
+                size = self._sock.recv_into(self._buffer, limit)
             except ssl.SSLWantWriteError:
                 self._wait_writable()
                 return False
@@ -173,10 +178,12 @@ class SocketTransport(Transport):
                 self._end_reading()
                 self._receiver.eof_received()
                 return False
-            with buffer[:size] as view:
-                self._receiver.data_received(view)
-            if self._tls and self.outbox and not self._writing:
-                self.flush()
+            self._receiver.data_received(self._buffer, size)
+            if self._tls:
+                if self.outbox and not self._writing:
+                    self.flush()
+            elif size < limit:
+                return False
         return self._tls
 
     def _end_reading(self) -> None:
@@ -195,14 +202,16 @@ class SocketTransport(Transport):
     # Writing
 
     def _send_some(self) -> None:
-        outbox = self.outbox
         if self._tls:
-            with memoryview(outbox) as view, view[:TLS_RECORD] as record:
+            with memoryview(self.outbox) as view, view[:TLS_RECORD] as record:
                 size = self._sock.send(record)
         else:
-            size = self._sock.send(outbox)
-        del outbox[:size]
+            size = self._sock.send(self.outbox)
+        self._sent(size)
+
+    def _sent(self, size: int) -> None:
         self.bytes_sent += size
+        del self.outbox[:size]
 
     def flush(self) -> None:
         if self._writing or self._eof_sent or self.closed:
@@ -210,12 +219,35 @@ class SocketTransport(Transport):
         try:
             while self.outbox:
                 self._send_some()
+                if self.outbox and not self._tls:
+                    self._wait_writable()  # the kernel has no more room
+                    break
         except ssl.SSLWantReadError:
             pass  # tried again after the next read
         except _WOULD_BLOCK:
             self._wait_writable()
         except OSError as exc:
             self._write_error(exc)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._tls or self._writing or self._eof_sent or self.closed or not _CAN_GATHER:
+            self.outbox += data
+            self.flush()
+            return
+        try:
+            buffers = [self.outbox, data] if self.outbox else [data]
+            size = self._sock.sendmsg(buffers)
+        except _WOULD_BLOCK:
+            size = 0
+        except OSError as exc:
+            self._write_error(exc)
+            return
+        waiting = len(self.outbox)
+        self._sent(size)
+        with memoryview(data)[max(size - waiting, 0) :] as rest:
+            self.outbox += rest
+        if self.outbox:
+            self._wait_writable()
 
     def _write_error(self, exc: OSError) -> None:
         """Not a loss yet: the peer's close frame may be waiting to be read."""
@@ -289,9 +321,11 @@ class SocketTransport(Transport):
             return 0
         return size[0]
 
-    @cached_property
+    @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        return socket_attributes(self._sock)
+        if self._attributes is None:
+            self._attributes = socket_attributes(self._sock)
+        return self._attributes
 
 
 def socket_attributes(sock: socket.socket) -> Mapping[Any, Callable[[], Any]]:

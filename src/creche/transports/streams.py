@@ -104,8 +104,7 @@ class StreamTransport(Transport):
             if not data:
                 self._receiver.eof_received()
                 return
-            with memoryview(data) as view:
-                self._receiver.data_received(view)
+            self._receiver.data_received(bytearray(data), len(data))
 
     async def _write_loop(self) -> None:
         while not self.closed:

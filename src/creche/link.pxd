@@ -1,0 +1,70 @@
+cimport cython
+
+from creche.protocol.connection cimport Connection
+from creche.protocol.messages cimport Inbox, encode_message, message_opcode
+from creche.transports.base cimport Receiver, Transport
+from creche.waiting cimport Budget, Waiter
+
+
+cdef class Link(Receiver):
+    cdef public Transport transport
+    cdef public object background
+    cdef public Connection connection
+    cdef public bint closed_by_us
+    cdef public object gone
+    cdef object _now
+    cdef Budget _budget
+    cdef Py_ssize_t _write_limit
+    cdef object _key
+    cdef double _timer_due
+    cdef object _timer
+    cdef public bint _paused
+    cdef bint _continuing
+    cdef bint _fresh
+    cdef bint _streaming
+    cdef bint _flush_scheduled
+    cdef Py_ssize_t _counted
+    cdef object _error
+    cdef bint _outcome_seen
+    cdef bint _receiving
+    cdef Waiter _arrival
+    cdef list _senders
+    cdef list _flushers
+    cdef dict _pingers
+    cdef list _groups
+    cdef object __weakref__
+
+    @cython.locals(resumed=bint, connection=Connection)
+    cpdef take(self)
+    cpdef arrival(self)
+    cpdef arrived(self)
+    cdef _wake_receiver(self)
+    cdef _report_end(self)
+    cpdef check_sendable(self)
+    cpdef bint try_send(self, object message) except -1
+    cpdef send(self, object message)
+    cdef _wake_sender(self)
+    cpdef commit(self)
+    cpdef commit_later(self)
+    cpdef flush_now(self)
+    cdef _flush(self)
+    @cython.locals(connection=Connection, outbox=bytearray)
+    cdef _written(self)
+    cpdef abort(self, str reason)
+    cpdef Py_ssize_t payload_left(self) except -1
+    cpdef data_received(self, bytearray data, Py_ssize_t size)
+    @cython.locals(connection=Connection, inbox=Inbox)
+    cdef _after_input(self)
+    cpdef eof_received(self)
+    cpdef output_left(self)
+    @cython.locals(size=Py_ssize_t)
+    cdef _count(self)
+    cdef _pause(self)
+    @cython.locals(connection=Connection)
+    cdef _resume(self)
+    @cython.locals(due=double)
+    cdef _reschedule(self)
+    @cython.locals(connection=Connection, transport=Transport)
+    cdef _update(self)
+    cdef _wake_all(self)
+    cdef _wake_pingers(self)

@@ -1,0 +1,69 @@
+cimport cython
+
+from creche.protocol.frames cimport FrameHeader, append_frame, append_header
+from creche.protocol.masking cimport apply_mask
+from creche.protocol.messages cimport Inbox
+from creche.protocol.timers cimport Timers
+
+
+@cython.final
+cdef class Connection:
+    cdef public object side
+    cdef public bytearray outbox
+    cdef public object state
+    cdef public bint ended
+    cdef public bint can_send
+    cdef public Inbox inbox
+    cdef public Timers timers
+    cdef public object received
+    cdef public object sent
+    cdef public object failure
+    cdef public str loss
+    cdef public bint eof
+    cdef public list answered
+    cdef public object latency
+    cdef public bint must_continue
+    cdef bint _masking
+    cdef Py_ssize_t _write_limit
+    cdef public object _pings
+    cdef object _keepalive
+    cdef object _pong_waiting
+    cdef bint _discarding
+    cdef Py_ssize_t _dropped
+    cdef public bytearray _tail
+    cdef Py_ssize_t _finished
+    cdef FrameHeader _header
+    cdef public Py_ssize_t payload_left
+
+    cpdef bint must_pause(self) except -1
+    cpdef Py_ssize_t kept(self) except -1
+    @cython.locals(buffer=bytearray, end=Py_ssize_t, position=Py_ssize_t)
+    cpdef receive_data(self, data, double now, size=*)
+    @cython.locals(tail=bytearray, position=Py_ssize_t)
+    cpdef resume(self, double now)
+    @cython.locals(inbox=Inbox)
+    cdef _watch_message(self, double now)
+    @cython.locals(position=Py_ssize_t)
+    cdef Py_ssize_t _parse(self, bytearray data, Py_ssize_t end, double now) except -1
+    @cython.locals(
+        inbox=Inbox,
+        header=FrameHeader,
+        position=Py_ssize_t,
+        start=Py_ssize_t,
+        stop=Py_ssize_t,
+        turns=int,
+        opcode=int,
+    )
+    cdef Py_ssize_t _parse_frames(self, bytearray data, Py_ssize_t end, double now) except -1
+    @cython.locals(header=FrameHeader, stop=Py_ssize_t)
+    cdef Py_ssize_t _parse_payload(
+        self, bytearray data, Py_ssize_t position, Py_ssize_t end
+    ) except -1
+    cdef _control(self, int opcode, bytes payload, double now)
+    cdef _drop(self, Py_ssize_t size)
+    @cython.locals(inbox=Inbox)
+    cpdef next_message(self, double now)
+    cpdef send_message(self, int opcode, object payload)
+    cpdef bint output_left(self) except -1
+    cdef _violation(self, exc, double now)
+    cdef _move(self, event)

@@ -1,0 +1,28 @@
+cimport cython
+
+from creche.protocol.masking cimport apply_mask
+
+
+@cython.final
+cdef class FrameHeader:
+    cdef public bint fin
+    cdef public int opcode
+    cdef public Py_ssize_t length
+    cdef public bytes key
+    cdef bint _masked
+    cdef int _known
+
+    @cython.locals(
+        first="unsigned char", second="unsigned char", opcode=int, length=Py_ssize_t, i=Py_ssize_t
+    )
+    cpdef Py_ssize_t read(
+        self, const unsigned char* data, Py_ssize_t start, Py_ssize_t end
+    ) except -2
+
+
+cpdef append_header(bytearray out, int opcode, Py_ssize_t length, bint fin, bint masked)
+
+@cython.locals(start=Py_ssize_t)
+cpdef append_frame(
+    bytearray out, int opcode, object payload, bytes key=*, bint fin=*
+)

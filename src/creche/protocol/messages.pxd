@@ -1,0 +1,46 @@
+cimport cython
+
+
+@cython.final
+cdef class Inbox:
+    cdef public Py_ssize_t max_size
+    cdef public Py_ssize_t max_fragments
+    cdef public Py_ssize_t max_queue
+    cdef public Py_ssize_t max_queue_bytes
+    cdef public bint full
+    cdef public bint between_messages
+    cdef public Py_ssize_t messages
+    cdef public Py_ssize_t finished
+    cdef public bint too_big
+    cdef public list parts
+    cdef Py_ssize_t _first
+    cdef public Py_ssize_t bytes
+    cdef int _opcode
+    cdef Py_ssize_t _fragments
+    cdef object _decoder
+    cdef public list _text
+    cdef object _binary
+    cdef Py_ssize_t _pending
+    cdef list _taken
+    cdef Py_ssize_t _taken_size
+
+    cpdef Py_ssize_t kept(self) except -1
+    cpdef bint is_low(self) except -1
+    cpdef clear(self)
+    cpdef add_message(
+        self, int opcode, const unsigned char* data, Py_ssize_t start, Py_ssize_t stop
+    )
+    cdef _add(self, object data, Py_ssize_t size, bint fin)
+    cpdef begin_frame(self, int opcode)
+    cpdef add_payload(self, object data, Py_ssize_t start, Py_ssize_t stop)
+    cpdef end_frame(self, bint fin)
+    cdef _decode(self, data, bint final)
+    cdef _add_part(self, bint fin)
+
+    @cython.locals(part=tuple, size=Py_ssize_t, fin=bint)
+    cpdef take_message(self)
+    cdef _drop_first(self)
+
+
+cpdef int message_opcode(object message) except -1
+cpdef encode_message(object message)

@@ -1,0 +1,25 @@
+cimport cython
+
+from creche.transports.base cimport Receiver, Transport
+
+
+cdef class SocketTransport(Transport):
+    cdef public object _sock
+    cdef public bytearray _buffer
+    cdef public bint _tls
+    cdef public bint _paused
+    cdef object _resumed
+    cdef bint _writing
+    cdef public bint _read_over
+    cdef bint _eof_sent
+    cdef object _attributes
+
+    @cython.locals(size=Py_ssize_t, limit=Py_ssize_t)
+    cpdef bint _read_ready(self) except -1
+    @cython.locals(size=Py_ssize_t)
+    cdef _send_some(self)
+    cdef _sent(self, Py_ssize_t size)
+    cpdef flush(self)
+    @cython.locals(size=Py_ssize_t, waiting=Py_ssize_t)
+    cpdef write(self, data)
+    cpdef _write_ready(self)
