@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+import select
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -26,6 +27,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint, current_token
 
 from creche.buffers import BufferLimit
+from creche.transports.polling import Poller, Readiness
 from creche.waiting import Waiter, new_waiter
 
 logger = logging.getLogger("creche")
@@ -74,7 +76,9 @@ class Timer:
 def _clock(loop: asyncio.AbstractEventLoop | None) -> Callable[[], float]:
     """The event loop's clock; its finer twin where it is the system's (uvloop counts in ms)."""
     if loop is None:
-        return anyio.current_time
+        import trio
+
+        return trio.lowlevel.current_clock().current_time
     return time.monotonic if abs(loop.time() - time.monotonic()) < 1 else loop.time
 
 
@@ -83,14 +87,24 @@ class Background:
 
     Args:
         max_buffered_bytes: what its connections may keep in memory together; None for any amount.
+        polling: whether one task waits for the sockets of all connections, where the event loop
+            does not call back and the system can (Trio on Linux).
+
+    Attributes:
+        now: the event loop's clock.
+        readiness: calls back when a socket is ready; None where a task has to wait for it.
     """
 
-    def __init__(self, max_buffered_bytes: int | None = None) -> None:
+    def __init__(self, max_buffered_bytes: int | None = None, *, polling: bool = False) -> None:
         self.buffers = BufferLimit(max_buffered_bytes)
         token = current_token().native_token
         loop = token if isinstance(token, asyncio.AbstractEventLoop) else None
         self.now = _clock(loop)
         self._loop = loop
+        self._poller: Poller | None = None
+        self.readiness: Readiness | None = loop
+        if loop is None and polling and hasattr(select, "epoll"):
+            self.readiness = self._poller = Poller(self.run_soon)
         self._group = anyio.create_task_group()
         self._scopes: set[anyio.CancelScope] = set()
         self._ended = False
@@ -106,6 +120,8 @@ class Background:
         self.start_soon(self._run_timers)
         if self._loop is None:
             self.start_soon(self._run_turns)
+        if self._poller is not None:
+            self.start_soon(self._poller.run)
         return self
 
     async def __aexit__(

@@ -487,7 +487,7 @@ async def _running(
         if not callable(handler):
             raise TypeError(f"handler must be callable, not {type(handler).__name__}")
         _resolve_hosts(options, sockets)
-        async with Background(options["max_buffered_bytes"]) as background:
+        async with Background(options["max_buffered_bytes"], polling=True) as background:
             server = Server(handler, options, background, sockets, host)
             try:
                 yield server

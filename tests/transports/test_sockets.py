@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import errno
 import socket
 import ssl
@@ -13,14 +12,14 @@ from typing import Any
 import anyio
 import pytest
 from anyio.abc import SocketAttribute
-from anyio.lowlevel import current_token
 from anyio.streams.tls import TLSAttribute, TLSStream
 
 from creche.background import Background
 from creche.transports import sockets
-from creche.transports.asyncio_sockets import AsyncioSocketTransport, socket_transport
 from creche.transports.base import NOBODY, Receiver
+from creche.transports.callback_sockets import CallbackSocketTransport
 from creche.transports.dialing import open_transport
+from creche.transports.polling import Readiness
 from creche.transports.sockets import TLS_RECORD, SocketTransport, read_buffer
 from support import settle, until
 
@@ -63,7 +62,7 @@ Kind = Callable[[socket.socket], SocketTransport]
 @pytest.fixture(params=["any backend", "this loop"])
 def kind(request: pytest.FixtureRequest) -> Kind:
     """Both ways of waiting: plain AnyIO calls, and what suits the loop that runs."""
-    return SocketTransport if request.param == "any backend" else socket_transport
+    return SocketTransport if request.param == "any backend" else CallbackSocketTransport
 
 
 @asynccontextmanager
@@ -84,7 +83,7 @@ async def connected(
         ours = tls_ours
     transport = kind(ours)
     try:
-        async with Background() as background:
+        async with Background(polling=True) as background:
             yield transport, theirs, Recorder(), background
             transport.close()
     finally:
@@ -277,12 +276,14 @@ async def test_a_failed_write_is_reported_and_is_not_the_end_of_reading(pair: An
 
 async def test_closing_wakes_whoever_waits_and_leaves_no_task(pair: Any) -> None:
     async with connected(*pair) as (transport, _, recorder, background):
+        await settle()
+        tasks = len(background._scopes)
         transport.start(background, recorder)
         transport.outbox += MEGABYTE * 16
         transport.flush()
         await settle()
         transport.close()
-        await until(lambda: len(background._scopes) <= 2)  # the timers and the flushes
+        await until(lambda: len(background._scopes) == tasks)
 
 
 async def test_the_addresses_are_known_after_the_end_too(pair: Any) -> None:
@@ -517,31 +518,27 @@ async def test_before_start_tls_waits_for_what_it_wants(kind: Kind) -> None:
 # What suits the loop
 
 
-async def test_the_transport_suits_the_loop() -> None:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        transport = socket_transport(ours)
-        on_asyncio = isinstance(
-            anyio.lowlevel.current_token().native_token, asyncio.AbstractEventLoop
-        )
-        assert isinstance(transport, AsyncioSocketTransport) is on_asyncio
-        transport.close()
+async def test_where_somebody_calls_back_no_task_waits_for_a_socket() -> None:
+    async with connected(CallbackSocketTransport) as (transport, _, recorder, background):
+        await settle()
+        tasks = len(background._scopes)
+        transport.start(background, recorder)
+        await settle()
+        assert len(background._scopes) == tasks
 
 
-class WithoutReaders(AsyncioSocketTransport):
+class WithoutReaders(CallbackSocketTransport):
     """On a loop without add_reader."""
 
-    def _add_reader(self) -> None:
+    def _add_reader(self, readiness: Readiness) -> None:
         raise NotImplementedError
 
 
 async def test_a_loop_without_reader_callbacks_is_served_as_any_backend() -> None:
-    if not isinstance(loop := current_token().native_token, asyncio.AbstractEventLoop):
-        pytest.skip("only asyncio has reader callbacks")
     ours, theirs = socket.socketpair()
-    transport = WithoutReaders(ours, loop)
+    transport = WithoutReaders(ours)
     recorder = Recorder()
-    async with Background() as background:
+    async with Background(polling=True) as background:
         with theirs:
             transport.start(background, recorder)
             theirs.send(b"x")
@@ -557,7 +554,7 @@ async def test_a_loop_without_reader_callbacks_is_served_as_any_backend() -> Non
 async def test_what_the_kernel_does_not_tell_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair()
     with theirs:
-        transport = socket_transport(ours)
+        transport = SocketTransport(ours)
 
         def refuse(*args: Any) -> None:
             raise OSError(errno.ENOTTY, "no such ioctl")

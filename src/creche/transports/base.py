@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
+from creche.transports.polling import Readiness
+
 # So many bytes are read at once; of a payload that has begun, so many.
 READ_SIZE = 2**17
 LARGE_READ_SIZE = 2**20
@@ -46,7 +48,13 @@ NOBODY = Receiver()
 
 
 class TaskStarter(Protocol):
-    """Starts the children of a transport, in a task group that outlives them."""
+    """Starts the children of a transport, in a task group that outlives them.
+
+    Attributes:
+        readiness: calls back when a socket is ready; None where a task has to wait for it.
+    """
+
+    readiness: Readiness | None
 
     def start_soon(
         self, function: Callable[..., Coroutine[Any, Any, None]], /, *args: Any

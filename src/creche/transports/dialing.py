@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 
-from creche.transports.asyncio_sockets import socket_transport
+from creche.transports.callback_sockets import CallbackSocketTransport
 from creche.transports.sockets import SocketTransport, named_error, retry
 
 # The next address is tried after so long, or when the last one has failed (RFC 8305 5).
@@ -149,7 +149,7 @@ async def open_transport(
             )
             sock = tls
             await retry(tls, tls.do_handshake)
-        return socket_transport(sock)
+        return CallbackSocketTransport(sock)
     except BaseException:
         sock.close()
         raise

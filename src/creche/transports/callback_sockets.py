@@ -1,0 +1,94 @@
+# cython: annotation_typing=False
+"""The same sockets where somebody calls back when they are ready: asyncio's loop, or a Poller.
+
+The reader is registered once, and no task waits for it: half the cost of waiting per read. Where
+nobody calls back, as on Windows' proactor, a socket is served as on any other backend.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from creche.transports.base import Receiver, TaskStarter
+from creche.transports.polling import Readiness
+from creche.transports.sockets import SocketTransport
+
+
+class CallbackSocketTransport(SocketTransport):
+    """A connected stream socket, by callbacks where the TaskStarter has a Readiness."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self._readiness: Readiness | None = None
+        self._has_reader = False
+        self._has_writer = False
+
+    def start(self, tasks: TaskStarter, receiver: Receiver) -> None:
+        self._tasks = tasks
+        self._receiver = receiver
+        self._readiness = tasks.readiness
+        if self._readiness is not None:
+            try:
+                self._add_reader(self._readiness)
+            except NotImplementedError:
+                self._readiness = None
+            else:
+                self._read_soon(self._readiness)
+                return
+        super().start(tasks, receiver)
+
+    def _add_reader(self, readiness: Readiness) -> None:
+        readiness.add_reader(self._sock.fileno(), self._on_readable)
+        self._has_reader = True
+
+    def _remove_reader(self) -> None:
+        if self._has_reader and self._readiness is not None:
+            self._has_reader = False
+            self._readiness.remove_reader(self._sock.fileno())
+
+    def _read_soon(self, readiness: Readiness) -> None:
+        if self._tls:
+            readiness.call_soon(self._on_readable)
+
+    def _on_readable(self) -> None:
+        if self._paused:
+            self._remove_reader()  # not before there is something to read
+        elif self._read_ready() and self._readiness is not None:
+            self._read_soon(self._readiness)
+
+    def _end_reading(self) -> None:
+        super()._end_reading()
+        self._remove_reader()
+
+    def resume_reading(self) -> None:
+        super().resume_reading()
+        readiness = self._readiness
+        if readiness is not None and not self.closed and not self._read_over:
+            if not self._has_reader:
+                self._add_reader(readiness)
+            self._read_soon(readiness)
+
+    def _wait_writable(self) -> None:
+        if self._readiness is None:
+            super()._wait_writable()
+            return
+        self._writing = True
+        if not self._has_writer:
+            self._has_writer = True
+            self._readiness.add_writer(self._sock.fileno(), self._on_writable)
+
+    def _on_writable(self) -> None:
+        self._write_ready()
+        if not self._writing:
+            self._remove_writer()
+
+    def _remove_writer(self) -> None:
+        if self._has_writer and self._readiness is not None:
+            self._has_writer = False
+            self._readiness.remove_writer(self._sock.fileno())
+
+    def _unregister(self) -> None:
+        self._remove_reader()
+        self._remove_writer()
+        if self._readiness is None:  # otherwise no task waits for the socket
+            super()._unregister()

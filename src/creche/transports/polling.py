@@ -1,0 +1,123 @@
+# cython: annotation_typing=False
+"""One task that waits for many sockets, since Trio's event loop has no callbacks for them.
+
+There a task waits for one socket at a time. A server with a task for each connection pays for
+its memory, and for a trip through the scheduler with every read. Linux's epoll is readable itself
+when a socket in it is: so one task waits for it and calls back whoever is concerned.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, Protocol
+
+logger = logging.getLogger("creche")
+
+# Callbacks go on for so many seconds before others get their turn.
+TURN_SECONDS = 0.001
+
+Callback = Callable[[], None]
+
+
+class Readiness(Protocol):
+    """Calls back when a socket is ready: the part of asyncio's event loop that sockets need."""
+
+    def add_reader(self, descriptor: int, callback: Callback, /) -> object: ...
+
+    def remove_reader(self, descriptor: int, /) -> object: ...
+
+    def add_writer(self, descriptor: int, callback: Callback, /) -> object: ...
+
+    def remove_writer(self, descriptor: int, /) -> object: ...
+
+    def call_soon(self, callback: Callback, /) -> object: ...
+
+
+class Poller:
+    """Readiness by epoll. Nothing is called back unless `run` runs.
+
+    Args:
+        call_soon: calls a callback at the end of a turn.
+    """
+
+    def __init__(self, call_soon: Callable[[Callback], object]) -> None:
+        self.call_soon = call_soon
+        self._epoll: Any = select.epoll()
+        self._readers: dict[int, Callback] = {}
+        self._writers: dict[int, Callback] = {}
+        self._ready: list[tuple[int, int]] = []
+
+    async def run(self) -> None:
+        """Call back until cancelled."""
+        import trio
+
+        descriptor = self._epoll.fileno()
+        try:
+            while True:
+                if self._ready:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await trio.lowlevel.wait_readable(descriptor)
+                    self._ready = self._epoll.poll(0)
+                self._call_back()
+        finally:
+            self._epoll.close()
+
+    def _call_back(self) -> None:
+        """Those that are not reached within a turn are the first in the next one.
+
+        One of them may belong to another socket by then: a callback is a hint, and reading and
+        writing bear that nothing is there.
+        """
+        end = perf_counter() + TURN_SECONDS
+        while self._ready:
+            descriptor, events = self._ready.pop()
+            if events & ~select.EPOLLOUT:
+                self._call(self._readers.get(descriptor))
+            if events & ~select.EPOLLIN:
+                self._call(self._writers.get(descriptor))
+            if perf_counter() >= end:
+                break
+
+    def _call(self, callback: Callback | None) -> None:
+        if callback is not None:  # otherwise it was removed meanwhile
+            try:
+                callback()
+            except Exception:
+                logger.exception("%s failed; please report it", callback)
+
+    def add_reader(self, descriptor: int, callback: Callback) -> None:
+        known = descriptor in self._readers or descriptor in self._writers
+        self._readers[descriptor] = callback
+        self._update(descriptor, known)
+
+    def remove_reader(self, descriptor: int) -> None:
+        del self._readers[descriptor]
+        self._update(descriptor, True)
+
+    def add_writer(self, descriptor: int, callback: Callback) -> None:
+        known = descriptor in self._readers or descriptor in self._writers
+        self._writers[descriptor] = callback
+        self._update(descriptor, known)
+
+    def remove_writer(self, descriptor: int) -> None:
+        del self._writers[descriptor]
+        self._update(descriptor, True)
+
+    def _update(self, descriptor: int, known: bool) -> None:
+        events = 0
+        if descriptor in self._readers:
+            events |= select.EPOLLIN
+        if descriptor in self._writers:
+            events |= select.EPOLLOUT
+        if self._epoll.closed:
+            return
+        if not known:
+            self._epoll.register(descriptor, events)
+        elif events:
+            self._epoll.modify(descriptor, events)
+        else:
+            self._epoll.unregister(descriptor)
