@@ -364,8 +364,9 @@ class Link(Receiver):
                 await self._leave_quickly()
             else:
                 try:
-                    with anyio.move_on_after(self.connection.timers.close_timeout):
-                        await self.gone.wait()
+                    if not self.gone.is_set():
+                        with anyio.move_on_after(self.connection.timers.close_timeout):
+                            await self.gone.wait()
                 except BaseException:
                     await self._leave_quickly()
                     raise

@@ -21,6 +21,7 @@ ALLOWED = {
     "collections.abc",
     "dataclasses",
     "enum",
+    "functools",  # lru_cache
     "h11",
     "hashlib",
     "http",  # HTTPStatus

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 HeadersLike = Mapping[str, str] | Iterable[tuple[str, str]]
@@ -10,6 +11,8 @@ HeadersLike = Mapping[str, str] | Iterable[tuple[str, str]]
 _NAME_CHARACTERS = frozenset(
     "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 )
+
+_VALUE = re.compile("[\t\x20-\x7e\x80-\xff]*")
 
 # Their values are told to nobody in a text.
 _SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
@@ -49,7 +52,7 @@ class Headers(Mapping[str, str]):
         if not name or not _NAME_CHARACTERS.issuperset(name):
             raise ValueError(f"header name {name!r} is not a token")
         value = value.strip(" \t")
-        if any((ord(c) < 32 and c != "\t") or ord(c) == 127 or ord(c) > 255 for c in value):
+        if _VALUE.fullmatch(value) is None:
             shown = _shown(name, repr(value))
             raise ValueError(f"header {name} has a value with forbidden characters: {shown}")
         self._fields.append((name, value))

@@ -8,6 +8,7 @@ import binascii
 import ipaddress
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 import h11
@@ -221,8 +222,9 @@ class ServerHandshake:
         headers = encode_headers(response.headers)
         reason = response.reason_phrase.encode()
         if response.status == 101:
-            switch = h11.InformationalResponse(status_code=101, headers=headers, reason=reason)
-            return self._http.send(switch) or b""
+            # Headers has checked the fields, and there is nothing else for h11 to say.
+            fields = b"".join(b"%b: %b\r\n" % field for field in headers)
+            return b"HTTP/1.1 101 %b\r\n%b\r\n" % (reason, fields)
         # A refusal may come before the request was read to its end, or where h11 gave up on it:
         # a connection of its own writes it.
         http = h11.Connection(h11.SERVER)
@@ -258,6 +260,7 @@ def _host_matches(allowed: Sequence[str] | str, host: str) -> bool:
     )
 
 
+@lru_cache(maxsize=64)
 def is_loopback(address: str) -> bool:
     """Whether this is an IP address of loopback."""
     try:
