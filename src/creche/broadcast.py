@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
+from creche.link import Link
 from creche.protocol.closing import Close
 from creche.protocol.frames import append_frame
 from creche.protocol.messages import encode_message, message_opcode
@@ -37,11 +38,10 @@ def broadcast(
     if slow not in ("skip", "close"):
         raise ValueError(f'slow must be "skip" or "close", not {slow!r}')
     payload = encode_message(message)
-    opcode = message_opcode(message)
     frame = bytearray()
-    append_frame(frame, opcode, payload)
+    append_frame(frame, message_opcode(message), payload)
     passed_over = []
-    at_once = _WRITTEN_AT_ONCE
+    written: list[Link] = []
     for ws in websockets:
         link = ws._link
         if not link.is_open:
@@ -52,13 +52,18 @@ def broadcast(
             if slow == "close":
                 link.begin_close(Close(1008, "too slow"))
             continue
-        if link.connection.side is Side.SERVER:
+        if link.connection.side is Side.CLIENT:
+            link.send(message)  # each client has keys of its own
+        elif len(written) == _WRITTEN_AT_ONCE:
             link.transport.outbox += frame
-        else:
-            link.connection.send_message(opcode, payload)  # each client has keys of its own
-        if at_once:
-            at_once -= 1
-            link.commit()
-        else:
             link.commit_later()
+        elif link.post(frame):
+            written.append(link)
+    if written:
+        written[0].background.run_soon(lambda: _end_turn(written))
     return passed_over
+
+
+def _end_turn(links: list[Link]) -> None:
+    for link in links:
+        link.end_turn()

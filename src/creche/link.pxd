@@ -45,7 +45,9 @@ cdef class Link(Receiver):
     cpdef send(self, object message)
     cdef _wake_sender(self)
     cpdef commit(self)
+    cpdef bint post(self, bytearray frame) except -1
     cpdef commit_later(self)
+    cpdef end_turn(self)
     cpdef flush_now(self)
     cdef _flush(self)
     @cython.locals(connection=Connection, outbox=bytearray)

@@ -255,13 +255,27 @@ class Link(Receiver):
         elif not self._flush_scheduled:
             self.commit_later()
 
+    def post(self, frame: bytearray) -> bool:
+        """Commit a frame that was encoded for many; returns whether it was written at once.
+
+        Then `end_turn` is to be called at the end of the turn.
+        """
+        if self._fresh and self.connection.inbox.messages == 0:
+            self._fresh = False
+            self.transport.write(frame)
+            self._written()
+            return True
+        self.transport.outbox += frame
+        self.commit()
+        return False
+
     def commit_later(self) -> None:
         """Something was appended to the outbox: write it at the end of the turn."""
         if not self._flush_scheduled:
             self._flush_scheduled = True
-            self.background.run_soon(self._end_turn)
+            self.background.run_soon(self.end_turn)
 
-    def _end_turn(self) -> None:
+    def end_turn(self) -> None:
         """Write what was said in this turn.
 
         After that the next message goes out at once, unless its sender is at work and has stopped

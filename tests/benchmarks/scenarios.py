@@ -139,7 +139,10 @@ class Crowd:
     def ready(self, seconds: float = 1) -> list[tuple[socket.socket, int]]:
         """The sockets on which something comes within that time, and how many bytes."""
         found = []
-        for descriptor, _ in self.poll.poll(seconds):
+        events = self.poll.poll(seconds)
+        if seconds and not events:
+            raise TimeoutError("the server has stopped to answer")
+        for descriptor, _ in events:
             sock = self.sockets[descriptor]
             size = sock.recv_into(self.buffer)
             if not size:
@@ -189,6 +192,10 @@ def cast(target: Target, *, connections: int = 200) -> Iterator[Load]:
     with ExitStack() as stack:
         crowd = Crowd(stack, target, connections)
         first = next(iter(crowd.sockets.values()))
+        for sock in crowd.sockets.values():
+            # An echo tells that the handler runs; a server knows of its connection only then.
+            sock.sendall(frame(b"x"))
+            read(sock, reply_size(b"x"), crowd.buffer)
 
         def load(seconds: float) -> int:
             messages = 0

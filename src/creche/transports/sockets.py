@@ -235,8 +235,8 @@ class SocketTransport(Transport):
             self.flush()
             return
         try:
-            buffers = [self.outbox, data] if self.outbox else [data]
-            size = self._sock.sendmsg(buffers)
+            sock = self._sock
+            size = sock.sendmsg([self.outbox, data]) if self.outbox else sock.send(data)
         except _WOULD_BLOCK:
             size = 0
         except OSError as exc:
