@@ -11,7 +11,8 @@ cdef class Link(Receiver):
     cdef public object background
     cdef public Connection connection
     cdef public bint closed_by_us
-    cdef public object gone
+    cdef public bint gone
+    cdef object _gone_event
     cdef object _now
     cdef Budget _budget
     cdef Py_ssize_t _write_limit

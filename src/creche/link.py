@@ -20,7 +20,7 @@ Invariants:
 2. There is no await between looking and acting: a cancelled call has done nothing.
 3. `_update` runs after everything that may have changed the protocol's state, and it alone draws
    the consequences: tasks are woken, handlers cancelled, the transport ended.
-4. `gone` is set once the transport is closed.
+4. `gone` is true once the transport is closed.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ class Link(Receiver):
             message_timeout=options["message_timeout"],
         )
         self.closed_by_us = False
-        self.gone = anyio.Event()
+        self.gone = False
+        self._gone_event: anyio.Event | None = None  # made when somebody waits for it
         self._now = background.now
         self._budget = current_budget()
         self._write_limit = options["write_limit"]
@@ -364,7 +365,7 @@ class Link(Receiver):
         """Close and wait for the end; cancelled, end at once."""
         self.close_for_good(close)
         try:
-            await self.gone.wait()
+            await self._wait_gone()
         except BaseException:
             self.abort("closing was cancelled")
             raise
@@ -378,9 +379,9 @@ class Link(Receiver):
                 await self._leave_quickly()
             else:
                 try:
-                    if not self.gone.is_set():
+                    if not self.gone:
                         with anyio.move_on_after(self.connection.timers.close_timeout):
-                            await self.gone.wait()
+                            await self._wait_gone()
                 except BaseException:
                     await self._leave_quickly()
                     raise
@@ -400,7 +401,14 @@ class Link(Receiver):
         timers.close_within(seconds, now)
         self._reschedule()
         with anyio.move_on_after(seconds, shield=True):
-            await self.gone.wait()
+            await self._wait_gone()
+
+    async def _wait_gone(self) -> None:
+        if self._gone_event is None:
+            self._gone_event = anyio.Event()
+            if self.gone:
+                self._gone_event.set()
+        await self._gone_event.wait()
 
     def abort(self, reason: str) -> None:
         """End the connection at once, without a closing handshake."""
@@ -597,13 +605,15 @@ class Link(Receiver):
                 connection.lose("")
             elif connection.side is Side.SERVER or connection.failure is not None:
                 transport.send_eof()  # the server closes TCP first (RFC 6455 7.1.1)
-        if connection.state is State.LOST and not self.gone.is_set():
+        if connection.state is State.LOST and not self.gone:
             self._count()
             if connection.outcome is Outcome.ABNORMAL:
                 transport.abort()
             else:
                 transport.close()
-            self.gone.set()
+            self.gone = True
+            if self._gone_event is not None:
+                self._gone_event.set()
         if not self._outcome_seen and connection.outcome is not None:
             self._outcome_seen = True
             if connection.outcome is Outcome.ABNORMAL and not self.closed_by_us:

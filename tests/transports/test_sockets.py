@@ -305,8 +305,10 @@ async def test_the_addresses_are_known_after_the_end_too(pair: Any) -> None:
 
 def test_addresses_of_a_socket_without_a_peer_are_left_out() -> None:
     with socket.socket() as sock:
-        assert SocketAttribute.remote_address not in sockets.socket_attributes(sock)
-        assert SocketAttribute.local_address in sockets.socket_attributes(sock)
+        attributes = sockets.SocketAttributes(sock)
+        assert SocketAttribute.remote_address not in attributes
+        assert SocketAttribute.local_address in attributes
+        assert len(attributes) == len(list(attributes)) == 4
 
 
 async def test_small_messages_are_not_held_back(pair: Any) -> None:

@@ -21,7 +21,7 @@ import socket
 import ssl
 import struct
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import anyio
@@ -324,42 +324,62 @@ class SocketTransport(Transport):
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         if self._attributes is None:
-            self._attributes = socket_attributes(self._sock)
+            self._attributes = SocketAttributes(self._sock)
         return self._attributes
 
 
-def socket_attributes(sock: socket.socket) -> Mapping[Any, Callable[[], Any]]:
-    """AnyIO's typed attributes of a socket; addresses are kept from before it is closed."""
-    attributes: dict[Any, Callable[[], Any]] = {
-        SocketAttribute.family: lambda: sock.family,
-        SocketAttribute.raw_socket: lambda: sock,
-    }
-    for side, address_of in (("local", sock.getsockname), ("remote", sock.getpeername)):
-        try:
-            address = _shorten(address_of())
-        except OSError:
-            continue  # the peer has gone already
-        attributes[getattr(SocketAttribute, f"{side}_address")] = _constant(address)
-        if isinstance(address, tuple):
-            attributes[getattr(SocketAttribute, f"{side}_port")] = _constant(address[1])
-    if isinstance(sock, ssl.SSLSocket):
-        tls = sock
-        attributes |= {
-            TLSAttribute.alpn_protocol: tls.selected_alpn_protocol,
-            TLSAttribute.cipher: tls.cipher,
-            TLSAttribute.peer_certificate: lambda: tls.getpeercert(False),
-            TLSAttribute.peer_certificate_binary: lambda: tls.getpeercert(True),
-            TLSAttribute.server_side: lambda: tls.server_side,
-            TLSAttribute.shared_ciphers: tls.shared_ciphers,
-            TLSAttribute.tls_version: tls.version,
-        }
-    return attributes
-
-
-def _constant(value: T) -> Callable[[], T]:
-    return lambda: value
-
-
-def _shorten(address: Any) -> Any:
-    """The first two elements of an IPv6 address are host and port."""
+def _address(address_of: Callable[[], Any]) -> Any:
+    try:
+        address = address_of()
+    except OSError:
+        return None  # the peer has gone already
+    # The first two elements of an IPv6 address are host and port.
     return address[:2] if isinstance(address, tuple) else address
+
+
+class SocketAttributes(Mapping[Any, Callable[[], Any]]):
+    """AnyIO's typed attributes of a socket; addresses are kept from before it is closed."""
+
+    __slots__ = ("_local", "_remote", "_sock")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._local = _address(sock.getsockname)
+        self._remote = _address(sock.getpeername)
+
+    def __getitem__(self, attribute: Any) -> Callable[[], Any]:
+        return self._all()[attribute]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def _all(self) -> dict[Any, Callable[[], Any]]:
+        """Made when they are asked for: they would be a tenth of an idle connection's memory."""
+        sock, local, remote = self._sock, self._local, self._remote
+        attributes: dict[Any, Callable[[], Any]] = {
+            SocketAttribute.family: lambda: sock.family,
+            SocketAttribute.raw_socket: lambda: sock,
+        }
+        if local is not None:
+            attributes[SocketAttribute.local_address] = lambda: local
+        if remote is not None:
+            attributes[SocketAttribute.remote_address] = lambda: remote
+        if isinstance(local, tuple):
+            attributes[SocketAttribute.local_port] = lambda: local[1]
+        if isinstance(remote, tuple):
+            attributes[SocketAttribute.remote_port] = lambda: remote[1]
+        if isinstance(sock, ssl.SSLSocket):
+            tls = sock
+            attributes |= {
+                TLSAttribute.alpn_protocol: tls.selected_alpn_protocol,
+                TLSAttribute.cipher: tls.cipher,
+                TLSAttribute.peer_certificate: lambda: tls.getpeercert(False),
+                TLSAttribute.peer_certificate_binary: lambda: tls.getpeercert(True),
+                TLSAttribute.server_side: lambda: tls.server_side,
+                TLSAttribute.shared_ciphers: tls.shared_ciphers,
+                TLSAttribute.tls_version: tls.version,
+            }
+        return attributes
