@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import socket
 import ssl
 import stat
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,21 @@ GET = (
     "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
+
+
+# Many at once
+
+
+async def test_those_that_connect_at_once_are_pinged_one_after_the_other() -> None:
+    async with creche.serving(creche.discard, "127.0.0.1") as server, AsyncExitStack() as stack:
+        for _ in range(20):
+            await stack.enter_async_context(creche.connect(server.url, ping_interval=None))
+        await until(lambda: len(server.connections) == 20)
+        due = sorted(ws._link.connection.next_timeout for ws in server.connections)
+        gaps = [later - sooner for sooner, later in itertools.pairwise(due)]
+        assert due[-1] - due[0] > 8
+        assert min(gaps) > 0.1
+        assert max(gaps) < 1.5
 
 
 # Where it listens

@@ -34,6 +34,8 @@ logger = logging.getLogger("creche")
 
 NEVER = float("inf")
 
+_GOLDEN_RATIO = 0.6180339887
+
 # The work at the end of a turn goes on for so many seconds before others get theirs.
 TURN_SECONDS = 0.001
 
@@ -109,6 +111,7 @@ class Background:
         self._scopes: set[anyio.CancelScope] = set()
         self._ended = False
         self._timers: list[Timer] = []
+        self._phase = 0.0
         self._timer_wake = anyio.Event()
         self._timer_wake_at = NEVER
         self._callbacks: deque[Callable[[], None]] = deque()
@@ -182,6 +185,12 @@ class Background:
                 self._scopes.discard(scope)
 
     # Deadlines
+
+    def next_phase(self) -> float:
+        """A number from 0 to 1, at first 0; those that follow each other lie far apart."""
+        phase = self._phase
+        self._phase = (phase + _GOLDEN_RATIO) % 1
+        return phase
 
     def schedule(self, target: Scheduled, deadline: float) -> Timer:
         """Call `target.timeout_due` at `deadline`."""

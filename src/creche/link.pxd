@@ -43,6 +43,7 @@ cdef class Link(Receiver):
     cdef _report_end(self)
     cpdef check_sendable(self)
     cpdef bint try_send(self, object message) except -1
+    @cython.locals(connection=Connection)
     cpdef send(self, object message)
     cdef _wake_sender(self)
     cpdef commit(self)

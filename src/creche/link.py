@@ -53,6 +53,9 @@ from creche.waiting import current_budget
 # The outbox is flushed at this size, whatever else may be said in the same turn.
 _FLUSH_SIZE = 2**16
 
+# A payload from this size on is not copied to the outbox if the kernel takes it at once.
+_LARGE = 2**15
+
 _OPEN = State.OPEN
 
 # Leaving a cancelled scope takes at most so many seconds.
@@ -89,6 +92,7 @@ class Link(Receiver):
         self._budget = current_budget()
         self._write_limit = options["write_limit"]
         self._key = object()  # marks our own exceptions, without keeping us alive
+        self.connection.timers.ping_sooner(background.next_phase())
         self._timer_due = self.connection.next_timeout  # when the timer fires
         self._timer = background.schedule(self, self._timer_due)
         self._paused = False
@@ -210,12 +214,14 @@ class Link(Receiver):
             TypeError: `message` is neither str nor bytes-like.
         """
         payload = encode_message(message)
-        large = self.connection.send_message(message_opcode(message), payload)
-        if large is None:
+        connection = self.connection
+        if connection.masking or len(payload) < _LARGE:
+            connection.send_message(message_opcode(message), payload)
             self.commit()
         else:
+            connection.send_header(message_opcode(message), len(payload))
             self._fresh = False
-            self.transport.write(large)
+            self.transport.write(payload)
             self._written()
 
     async def wait_for_room(self) -> None:

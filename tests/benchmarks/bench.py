@@ -27,6 +27,7 @@ from typing import Any
 
 import trustme
 
+from chart import bar_chart
 from creche.protocol import COMPILED
 from scenarios import SCENARIOS, Scenario, Target
 from servers import SERVERS
@@ -261,6 +262,18 @@ def delay_report(table: Table, rows: Sequence[Row]) -> str:
     return markdown(["server", *names], lines) if names else ""
 
 
+def chart(table: Table) -> str:
+    """CPU time of the servers as bars."""
+    panels = {
+        scenario: {
+            f"{name} ({loop})": statistics.median(cell.cpu) for (name, loop), cell in cells.items()
+        }
+        for scenario, cells in table.items()
+        if cells
+    }
+    return bar_chart(panels, "CPU time of the server for each message, in µs; shorter is better")
+
+
 # Whom each row of creche is compared with; of several, with the best.
 RIVALS: dict[str, tuple[Row, list[Row]]] = {
     "asyncio, to picows.websockets": (("creche", "asyncio"), [("picows.websockets", "asyncio")]),
@@ -298,7 +311,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.5)
     parser.add_argument("--memory", action="store_true", help="memory and import time, too")
-    parser.add_argument("--write", metavar="FILE", help="write the tables there as Markdown")
+    parser.add_argument(
+        "--write",
+        metavar="FILE",
+        type=Path,
+        help="write the tables there as Markdown, and a chart beside it as SVG",
+    )
     given = parser.parse_args()
     raise_descriptor_limit()
     rows = [
@@ -324,7 +342,8 @@ def main() -> None:
     text = "\n".join(parts)
     print(text)
     if given.write:
-        Path(given.write).write_text(text)
+        given.write.write_text(text)
+        given.write.with_suffix(".svg").write_text(chart(table))
 
 
 def memory_report(rows: Sequence[Row]) -> str:

@@ -30,6 +30,19 @@ def test_a_quiet_peer_is_pinged_every_ping_interval() -> None:
         timers.all_answered()
 
 
+def test_the_first_ping_may_come_sooner_by_half_the_interval_at_most() -> None:
+    for part, first in ((0, 20), (0.5, 15), (1, 10)):
+        timers = make_timers()
+        timers.ping_sooner(part)
+        for now in (first, first + 20):
+            assert timers.next_timeout == now
+            ping(timers, now)
+            timers.all_answered()
+    timers = make_timers(ping_interval=None)
+    timers.ping_sooner(1)
+    assert timers.next_timeout == NEVER
+
+
 def test_a_peer_that_talks_is_not_pinged() -> None:
     timers = make_timers()
     timers.last_received = 15

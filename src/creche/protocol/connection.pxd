@@ -23,7 +23,7 @@ cdef class Connection:
     cdef public list answered
     cdef public object latency
     cdef public bint must_continue
-    cdef bint _masking
+    cdef public bint masking
     cdef Py_ssize_t _write_limit
     cdef public object _pings
     cdef object _keepalive
@@ -64,6 +64,7 @@ cdef class Connection:
     @cython.locals(inbox=Inbox)
     cpdef next_message(self, double now)
     cpdef send_message(self, int opcode, object payload)
+    cpdef send_header(self, int opcode, Py_ssize_t length)
     cpdef bint output_left(self) except -1
     cdef _violation(self, exc, double now)
     cdef _move(self, event)

@@ -61,9 +61,6 @@ DRAIN_SECONDS = 1.0
 # So many frames are parsed before others get a turn: a few bytes each fill a read with thousands.
 FRAMES_IN_A_ROW = 64
 
-# A payload from this size on is not copied to the outbox where the kernel may take it at once.
-LARGE = 2**15
-
 
 class Connection:
     """The protocol of one connection, without I/O.
@@ -119,7 +116,7 @@ class Connection:
         self.answered: list[Ping] = []  # pings with a pong, for the caller to take
         self.latency: float | None = None  # seconds, of the last ping with a pong
         self.must_continue = False  # parsing stopped for the sake of others: call `resume`
-        self._masking = side is Side.CLIENT
+        self.masking = side is Side.CLIENT  # whether we mask what we send (RFC 6455 5.1)
         self._write_limit = write_limit
         self._pings = Pings()
         self._keepalive: bytes | None = None
@@ -130,7 +127,7 @@ class Connection:
         # room for.
         self._tail = bytearray()
         self._finished = 0  # the inbox's count when the unfinished message was looked at
-        self._header = FrameHeader(not self._masking)
+        self._header = FrameHeader(not self.masking)
         self.payload_left = 0  # bytes missing of the data frame that is arriving
 
     # What the caller looks at
@@ -312,23 +309,16 @@ class Connection:
 
     # Sending
 
-    def send_message(
-        self, opcode: int, payload: bytes | bytearray | memoryview
-    ) -> bytes | bytearray | memoryview | None:
-        """Append a message in one frame to the outbox. `opcode` is TEXT or BINARY.
+    def send_message(self, opcode: int, payload: bytes | bytearray | memoryview) -> None:
+        """Append a message in one frame to the outbox. `opcode` is TEXT or BINARY."""
+        append_frame(self.outbox, opcode, payload, new_key() if self.masking else None)
 
-        Returns:
-            A large payload that is not in the outbox and has to be written next: only the frame's
-            header was appended. None where the frame is whole.
+    def send_header(self, opcode: int, length: int) -> None:
+        """Append the header of a message in one frame, whose payload the caller writes next.
+
+        Where nothing is masked, a large payload need not be copied to the outbox.
         """
-        if self._masking:
-            append_frame(self.outbox, opcode, payload, new_key())
-        elif len(payload) < LARGE:
-            append_frame(self.outbox, opcode, payload)
-        else:
-            append_header(self.outbox, opcode, len(payload), True, False)
-            return payload
-        return None
+        append_header(self.outbox, opcode, length, True, False)
 
     def send_ping(self, payload: bytes | None, now: float) -> Ping:
         """Append a ping; its payload is made up if there is none.
@@ -359,7 +349,7 @@ class Connection:
     def _send_control(self, opcode: int, payload: bytes) -> None:
         if len(payload) > MAX_CONTROL_PAYLOAD:
             raise ValueError(f"data is {len(payload)} bytes long; a control frame has room for 125")
-        append_frame(self.outbox, opcode, payload, new_key() if self._masking else None)
+        append_frame(self.outbox, opcode, payload, new_key() if self.masking else None)
 
     def send_close(self, close: Close, now: float) -> None:
         """Start the closing handshake, unless it is under way.
