@@ -136,7 +136,7 @@ class WebSocket(ObjectStream[str | bytes]):
                 link.arrived()
 
     async def __anext__(self) -> str | bytes:
-        # As receive(), which is not called since a coroutine more for each message can be measured.
+        # As receive(), without another coroutine for each message.
         link = self._link
         try:
             while True:
