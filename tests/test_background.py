@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
@@ -33,6 +35,15 @@ async def test_deadlines_are_kept_in_order_and_may_come_sooner_than_known() -> N
         assert background.schedule(never, NEVER).deadline == NEVER
         await until(lambda: soon.fired == 3)
         assert (late.fired, never.fired) == (0, 0)
+
+
+async def test_phases_that_follow_each_other_lie_far_apart() -> None:
+    async with Background() as background:
+        phases = [background.next_phase() for _ in range(20)]
+    assert phases[0] == 0
+    gaps = [later - sooner for sooner, later in itertools.pairwise(sorted([*phases, 1]))]
+    assert min(gaps) > 0.02
+    assert max(gaps) < 0.1
 
 
 async def test_a_cancelled_timer_does_not_fire_nor_keep_its_target() -> None:
