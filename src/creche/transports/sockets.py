@@ -337,6 +337,10 @@ def _address(address_of: Callable[[], Any]) -> Any:
     return address[:2] if isinstance(address, tuple) else address
 
 
+def _constant(value: T) -> Callable[[], T]:
+    return lambda: value
+
+
 class SocketAttributes(Mapping[Any, Callable[[], Any]]):
     """AnyIO's typed attributes of a socket; addresses are kept from before it is closed."""
 
@@ -358,19 +362,16 @@ class SocketAttributes(Mapping[Any, Callable[[], Any]]):
 
     def _all(self) -> dict[Any, Callable[[], Any]]:
         """Made when they are asked for: they would be a tenth of an idle connection's memory."""
-        sock, local, remote = self._sock, self._local, self._remote
+        sock = self._sock
         attributes: dict[Any, Callable[[], Any]] = {
             SocketAttribute.family: lambda: sock.family,
             SocketAttribute.raw_socket: lambda: sock,
         }
-        if local is not None:
-            attributes[SocketAttribute.local_address] = lambda: local
-        if remote is not None:
-            attributes[SocketAttribute.remote_address] = lambda: remote
-        if isinstance(local, tuple):
-            attributes[SocketAttribute.local_port] = lambda: local[1]
-        if isinstance(remote, tuple):
-            attributes[SocketAttribute.remote_port] = lambda: remote[1]
+        for side, address in (("local", self._local), ("remote", self._remote)):
+            if address is not None:
+                attributes[getattr(SocketAttribute, f"{side}_address")] = _constant(address)
+            if isinstance(address, tuple):
+                attributes[getattr(SocketAttribute, f"{side}_port")] = _constant(address[1])
         if isinstance(sock, ssl.SSLSocket):
             tls = sock
             attributes |= {
