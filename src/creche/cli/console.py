@@ -7,6 +7,8 @@ written plainly.
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import os
 import sys
 import threading
@@ -68,6 +70,16 @@ def forget_output() -> None:  # pragma: no cover - see connect.py
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+# What tells the thread that nobody wants more: the event loop has ended, or is about to.
+_OVER = (
+    anyio.BrokenResourceError,
+    anyio.ClosedResourceError,
+    RuntimeError,
+    asyncio.CancelledError,
+    concurrent.futures.CancelledError,
+)
+
+
 def _read_input(descriptor: int, send: Any, token: Any) -> None:
     """Pass on what comes; nothing at its end. The thread is left alone when nobody wants more.
 
@@ -81,7 +93,7 @@ def _read_input(descriptor: int, send: Any, token: Any) -> None:
             data = b""
         try:
             anyio.from_thread.run(send, data, token=token)
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError, RuntimeError):
+        except _OVER:
             return
 
 
