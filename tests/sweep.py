@@ -580,7 +580,7 @@ async def use_again(name: str, ws: creche.WebSocket, peer: Peer, log: Log) -> No
             while len(log) < len(OFFERED):
                 log.append(await ws.receive())
             check(log == OFFERED, "received messages were lost or out of order")
-        if ws._link.is_open:
+        if ws._link.is_open():
             await ws.send("afterwards")
             log.append("afterwards")
             await ws.flush()

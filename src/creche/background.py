@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import logging
 import select
 import time
 from collections import deque
@@ -27,17 +26,12 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint, current_token
 
 from creche.buffers import BufferLimit
-from creche.transports.polling import Poller, Readiness
+from creche.transports.polling import TURN_SECONDS, Poller, Readiness, log_failure
 from creche.waiting import Waiter, new_waiter
-
-logger = logging.getLogger("creche")
 
 NEVER = float("inf")
 
 _GOLDEN_RATIO = 0.6180339887
-
-# The work at the end of a turn goes on for so many seconds before others get theirs.
-TURN_SECONDS = 0.001
 
 Function = Callable[..., Coroutine[Any, Any, None]]
 
@@ -52,11 +46,6 @@ class Scheduled(Protocol):
 
     def timeout_due(self, now: float) -> float:
         """A deadline has passed; returns the next one, infinity for none."""
-
-
-def _log_failure(function: object) -> None:
-    """A mistake of ours, with one connection, must not end what serves all of them."""
-    logger.exception("%s failed; please report it", function)
 
 
 class Timer:
@@ -177,7 +166,7 @@ class Background:
             except anyio.get_cancelled_exc_class():
                 raise
             except Exception:
-                _log_failure(function)
+                log_failure(function)
             except BaseException:
                 self._end()  # KeyboardInterrupt may strike here: nobody must wait for the others
                 raise
@@ -220,7 +209,7 @@ class Background:
                 try:
                     timer.deadline = target.timeout_due(now)
                 except Exception:
-                    _log_failure(target.timeout_due)
+                    log_failure(target.timeout_due)
                 if timer.deadline < NEVER and timer.target is not None:
                     heapq.heappush(timers, timer)
 
@@ -258,7 +247,7 @@ class Background:
             try:
                 callback()
             except Exception:
-                _log_failure(callback)
+                log_failure(callback)
             if time.perf_counter() >= end:
                 break
         if callbacks:

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from creche.link import Link
 from creche.protocol.closing import Close
-from creche.protocol.frames import append_frame
 from creche.protocol.messages import encode_message, message_opcode
-from creche.protocol.states import Side
 from creche.websocket import Message, WebSocket
 
 # Writing to a peer at once is cheaper than leaving it to the end of the turn, but so many system
@@ -38,32 +35,23 @@ def broadcast(
     if slow not in ("skip", "close"):
         raise ValueError(f'slow must be "skip" or "close", not {slow!r}')
     payload = encode_message(message)
-    frame = bytearray()
-    append_frame(frame, message_opcode(message), payload)
+    opcode = message_opcode(message)
     passed_over = []
-    written: list[Link] = []
+    committed = 0
     for ws in websockets:
         link = ws._link
-        if not link.is_open:
+        if not link.is_open():
             passed_over.append(ws)
             continue
-        if not link.has_room:
+        if not link.has_room():
             passed_over.append(ws)
             if slow == "close":
                 link.begin_close(Close(1008, "too slow"))
             continue
-        if link.connection.side is Side.CLIENT:
-            link.send(message)  # each client has keys of its own
-        elif len(written) == _WRITTEN_AT_ONCE:
-            link.transport.outbox += frame
+        link.send_payload(opcode, payload)
+        committed += 1
+        if committed <= _WRITTEN_AT_ONCE:
+            link.commit()
+        else:
             link.commit_later()
-        elif link.post(frame):
-            written.append(link)
-    if written:
-        written[0].background.run_soon(lambda: _end_turn(written))
     return passed_over
-
-
-def _end_turn(links: list[Link]) -> None:
-    for link in links:
-        link.end_turn()

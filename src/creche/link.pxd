@@ -17,11 +17,10 @@ cdef class Link(Receiver):
     cdef Budget _budget
     cdef Py_ssize_t _write_limit
     cdef object _key
-    cdef double _timer_due
     cdef object _timer
     cdef public bint _paused
     cdef bint _continuing
-    cdef bint _fresh
+    cdef double _direct_from
     cdef bint _streaming
     cdef bint _flush_scheduled
     cdef Py_ssize_t _counted
@@ -41,13 +40,16 @@ cdef class Link(Receiver):
     cpdef arrived(self)
     cdef _wake_receiver(self)
     cdef _report_end(self)
+    cpdef bint is_open(self) except -1
+    cpdef bint has_room(self) except -1
     cpdef check_sendable(self)
     cpdef bint try_send(self, object message) except -1
-    @cython.locals(connection=Connection)
     cpdef send(self, object message)
+    @cython.locals(connection=Connection)
+    cpdef send_payload(self, int opcode, object payload)
     cdef _wake_sender(self)
     cpdef commit(self)
-    cpdef bint post(self, bytearray frame) except -1
+    cdef bint _is_single(self) except -1
     cpdef commit_later(self)
     cpdef end_turn(self)
     cpdef flush_now(self)

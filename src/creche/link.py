@@ -11,8 +11,8 @@ what, so that control frames are answered and the end is noticed. Messages wait 
 inbox until a task takes them. When the inbox is full and more arrives, reading pauses.
 
 Out: a sender appends a whole frame to the outbox and calls `commit`, in one synchronous step. Bytes
-leave when the transport is flushed: at once for the first message after a wait, otherwise at the
-end of the loop's turn, before the task waits for a message, or at 64 KiB.
+leave when the transport is flushed: at once for the first message after a wait or a pause,
+otherwise at the end of the loop's turn, before the task waits for a message, or at 64 KiB.
 
 Invariants:
 
@@ -56,6 +56,9 @@ _FLUSH_SIZE = 2**16
 # A payload from this size on is not copied to the outbox if the kernel takes it at once.
 _LARGE = 2**15
 
+# A sender that has said nothing for so many seconds is taken to have waited for something.
+_PAUSE = 0.0002
+
 _OPEN = State.OPEN
 
 # Leaving a cancelled scope takes at most so many seconds.
@@ -93,11 +96,10 @@ class Link(Receiver):
         self._write_limit = options["write_limit"]
         self._key = object()  # marks our own exceptions, without keeping us alive
         self.connection.timers.ping_sooner(background.next_phase())
-        self._timer_due = self.connection.next_timeout  # when the timer fires
-        self._timer = background.schedule(self, self._timer_due)
+        self._timer = background.schedule(self, self.connection.next_timeout)
         self._paused = False
         self._continuing = False  # reading pauses until others have had their turn
-        self._fresh = True  # whether the next message goes out at once
+        self._direct_from = 0.0  # from when on a message goes out at once
         self._streaming = False  # whether a sender only stopped to let others have their turn
         self._flush_scheduled = False
         self._counted = 0  # bytes of ours that the background has counted
@@ -155,7 +157,7 @@ class Link(Receiver):
         if self._budget.exhausted:
             self._streaming = True
             self._budget.reset()
-            return self._arrival.checkpoint()
+            return checkpoint()
         self.flush_now()
         return self._arrival.wait()
 
@@ -177,18 +179,16 @@ class Link(Receiver):
 
     # Committing messages
 
-    @property
     def is_open(self) -> bool:
         """Whether messages may be sent."""
         return self.connection.can_send and not self.closed_by_us and self._error is None
 
-    @property
     def has_room(self) -> bool:
         """Whether a message may be committed before others that wait."""
         return len(self.transport.outbox) < self._write_limit and not self._senders
 
     def check_sendable(self) -> None:
-        if not self.is_open:
+        if not self.is_open():
             raise self.ending(PeerHasClosed)
 
     def try_send(self, message: object) -> bool:
@@ -200,9 +200,8 @@ class Link(Receiver):
         """
         if self._budget.spend():
             return False
-        if not self.connection.can_send or self.closed_by_us or self._error is not None:
-            raise self.ending(PeerHasClosed)
-        if self._senders or len(self.transport.outbox) >= self._write_limit:
+        self.check_sendable()
+        if not self.has_room():
             return False
         self.send(message)
         return True
@@ -213,14 +212,16 @@ class Link(Receiver):
         Raises:
             TypeError: `message` is neither str nor bytes-like.
         """
-        payload = encode_message(message)
+        self.send_payload(message_opcode(message), encode_message(message))
+        self.commit()
+
+    def send_payload(self, opcode: int, payload: bytes | memoryview) -> None:
+        """Append a message to the outbox; a large one is also written."""
         connection = self.connection
         if connection.masking or len(payload) < _LARGE:
-            connection.send_message(message_opcode(message), payload)
-            self.commit()
+            connection.send_message(opcode, payload)
         else:
-            connection.send_header(message_opcode(message), len(payload))
-            self._fresh = False
+            connection.send_header(opcode, len(payload))
             self.transport.write(payload)
             self._written()
 
@@ -231,7 +232,7 @@ class Link(Receiver):
             self._budget.reset()
             await checkpoint()
         self.check_sendable()
-        if self.has_room:
+        if self.has_room():
             return
         self.flush_now()
         sender = _Sender()
@@ -254,27 +255,21 @@ class Link(Receiver):
 
     def commit(self) -> None:
         """Something was appended to the outbox: write it, now or at the end of the turn."""
-        if self._fresh and self.connection.inbox.messages == 0:
-            self._fresh = False
+        if self._is_single():
+            self._direct_from = self._now() + _PAUSE
             self._flush()
         elif len(self.transport.outbox) >= _FLUSH_SIZE:
             self._flush()
-        elif not self._flush_scheduled:
+        elif self.transport.outbox:
             self.commit_later()
 
-    def post(self, frame: bytearray) -> bool:
-        """Commit a frame that was encoded for many; returns whether it was written at once.
-
-        Then `end_turn` is to be called at the end of the turn.
-        """
-        if self._fresh and self.connection.inbox.messages == 0:
-            self._fresh = False
-            self.transport.write(frame)
-            self._written()
+    def _is_single(self) -> bool:
+        """Whether a message that is sent now seems to be none of many."""
+        if self.connection.inbox.messages:
+            return False
+        if self._direct_from == 0:
             return True
-        self.transport.outbox += frame
-        self.commit()
-        return False
+        return not self._flush_scheduled and self._now() >= self._direct_from
 
     def commit_later(self) -> None:
         """Something was appended to the outbox: write it at the end of the turn."""
@@ -289,14 +284,14 @@ class Link(Receiver):
         only to let others have their turn: then what follows is written together again.
         """
         self._flush_scheduled = False
-        self._fresh = not self._streaming
+        self._direct_from = NEVER if self._streaming else 0.0
         self._streaming = False
         if self.transport.outbox:
             self._flush()
 
     def flush_now(self) -> None:
         """Write what the kernel takes; the next message goes out at once again."""
-        self._fresh = True
+        self._direct_from = 0.0
         self._streaming = False
         if self.transport.outbox:
             self._flush()
@@ -493,7 +488,7 @@ class Link(Receiver):
             self._continuing = True
             self.transport.pause_reading()
             self.background.run_soon(self._continue)
-        if connection.timers.message_due < self._timer_due:
+        if connection.timers.message_due < self._timer.deadline:
             self._reschedule()
         if self.transport.outbox and not self._flush_scheduled:
             self._flush()  # an answer to a ping or a close frame
@@ -588,17 +583,14 @@ class Link(Receiver):
             self._flush()
         if out_of_time:
             self._cancel_rest(set())
-        self._timer_due = NEVER  # it has fired; what is due next is its to know
         self._update()
-        self._timer_due = self.connection.next_timeout
-        return self._timer_due
+        return self.connection.next_timeout
 
     def _reschedule(self) -> None:
         due = self.connection.next_timeout
-        if due < self._timer_due and self._timer.target is not None:
+        if due < self._timer.deadline and self._timer.target is not None:
             self._timer.cancel()
             self._timer = self.background.schedule(self, due)
-            self._timer_due = due
 
     # Consequences
 
@@ -632,7 +624,7 @@ class Link(Receiver):
         """Let everyone look again for whom waiting has no point any more."""
         if self.closed_by_us or self.connection.ended:
             self._arrival.wake()
-        if not self.is_open:
+        if not self.is_open():
             for sender in self._senders:
                 sender.woken.set()
             for written in self._flushers:

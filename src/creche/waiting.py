@@ -74,10 +74,6 @@ class Waiter:
         """Wake the task that waits; returns whether there is one."""
         raise NotImplementedError
 
-    def checkpoint(self) -> Awaitable[object]:
-        """To be awaited: others get their turn, and a cancellation arrives."""
-        raise NotImplementedError
-
 
 class AsyncioWaiter(Waiter):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -97,9 +93,6 @@ class AsyncioWaiter(Waiter):
             return False  # cancelled
         future.set_result(None)
         return True
-
-    def checkpoint(self) -> Awaitable[object]:
-        return asyncio.sleep(0)
 
 
 class TrioWaiter(Waiter):
@@ -125,9 +118,6 @@ class TrioWaiter(Waiter):
         self._task = None
         self._trio.reschedule(task)
         return True
-
-    def checkpoint(self) -> Awaitable[object]:
-        return self._trio.checkpoint()
 
 
 def new_waiter(loop: asyncio.AbstractEventLoop | None) -> Waiter:

@@ -136,17 +136,9 @@ class WebSocket(ObjectStream[str | bytes]):
                 link.arrived()
 
     async def __anext__(self) -> str | bytes:
-        # As receive(), without another coroutine for each message.
-        link = self._link
         try:
-            while True:
-                message = link.take()
-                if message is not None:
-                    return message
-                try:
-                    await link.arrival()
-                finally:
-                    link.arrived()
+            message = self._link.take()  # mostly there is one: another coroutine is not needed
+            return await self.receive() if message is None else message
         except anyio.EndOfStream:
             raise StopAsyncIteration from None
 
@@ -176,7 +168,7 @@ class WebSocket(ObjectStream[str | bytes]):
         """
         link = self._link
         link.check_sendable()
-        if not link.has_room:
+        if not link.has_room():
             raise anyio.WouldBlock
         link.send(message)
 

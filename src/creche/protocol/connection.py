@@ -296,7 +296,6 @@ class Connection:
         message = inbox.take_message()
         if message is None and inbox.too_big:
             inbox.clear()
-            inbox.too_big = False
             self._violation(PayloadTooBig(f"a message of more than {inbox.max_size} bytes"), now)
         if message is None and self.state is State.FAILING:
             self.fail(now)

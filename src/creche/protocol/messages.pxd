@@ -31,6 +31,7 @@ cdef class Inbox:
         self, int opcode, const unsigned char* data, Py_ssize_t start, Py_ssize_t stop
     )
     cdef _add(self, object data, Py_ssize_t size, bint fin)
+    cdef _measure(self)
     cpdef begin_frame(self, int opcode)
     cpdef add_payload(self, object data, Py_ssize_t start, Py_ssize_t stop)
     cpdef end_frame(self, bint fin)

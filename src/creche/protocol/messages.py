@@ -118,6 +118,7 @@ class Inbox:
         self.parts.clear()
         self._first = 0
         self.full = False
+        self.too_big = False
         self.messages = 0
         self.bytes = 0
         self._text.clear()
@@ -150,6 +151,9 @@ class Inbox:
         if fin:
             self.messages += 1
             self.finished += 1
+        self._measure()
+
+    def _measure(self) -> None:
         self.full = self.messages >= self.max_queue or self.bytes >= self.max_queue_bytes
 
     def begin_frame(self, opcode: int) -> None:
@@ -246,7 +250,7 @@ class Inbox:
             self.bytes -= size
             if fin:
                 self.messages -= 1
-            self.full = self.messages >= self.max_queue or self.bytes >= self.max_queue_bytes
+            self._measure()
             if fin and not self._taken:
                 return data
             self._taken.append(data)

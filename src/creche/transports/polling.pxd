@@ -12,4 +12,4 @@ cdef class Poller:
     @cython.locals(end=double, events=int)
     cdef _call_back(self)
     cdef _call(self, object callback)
-    cdef _update(self, int descriptor, bint known)
+    cdef _watch(self, dict callbacks, int descriptor, object callback)

@@ -16,10 +16,16 @@ from typing import Any, Protocol
 
 logger = logging.getLogger("creche")
 
-# Callbacks go on for so many seconds before others get their turn.
+# Callbacks for many connections go on for so many seconds before others get their turn.
 TURN_SECONDS = 0.001
 
 Callback = Callable[[], None]
+
+
+def log_failure(callback: object) -> None:
+    """Log the exception at hand: a mistake of ours, with one connection, that must not end what
+    serves all of them."""
+    logger.exception("%s failed; please report it", callback)
 
 
 class Readiness(Protocol):
@@ -87,27 +93,28 @@ class Poller:
             try:
                 callback()
             except Exception:
-                logger.exception("%s failed; please report it", callback)
+                log_failure(callback)
 
     def add_reader(self, descriptor: int, callback: Callback) -> None:
-        known = descriptor in self._readers or descriptor in self._writers
-        self._readers[descriptor] = callback
-        self._update(descriptor, known)
+        self._watch(self._readers, descriptor, callback)
 
     def remove_reader(self, descriptor: int) -> None:
-        del self._readers[descriptor]
-        self._update(descriptor, True)
+        self._watch(self._readers, descriptor, None)
 
     def add_writer(self, descriptor: int, callback: Callback) -> None:
-        known = descriptor in self._readers or descriptor in self._writers
-        self._writers[descriptor] = callback
-        self._update(descriptor, known)
+        self._watch(self._writers, descriptor, callback)
 
     def remove_writer(self, descriptor: int) -> None:
-        del self._writers[descriptor]
-        self._update(descriptor, True)
+        self._watch(self._writers, descriptor, None)
 
-    def _update(self, descriptor: int, known: bool) -> None:
+    def _watch(
+        self, callbacks: dict[int, Callback], descriptor: int, callback: Callback | None
+    ) -> None:
+        known = descriptor in self._readers or descriptor in self._writers
+        if callback is None:
+            del callbacks[descriptor]
+        else:
+            callbacks[descriptor] = callback
         events = 0
         if descriptor in self._readers:
             events |= select.EPOLLIN
