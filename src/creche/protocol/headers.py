@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 
 HeadersLike = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -16,6 +17,24 @@ _VALUE = re.compile("[\t\x20-\x7e\x80-\xff]*")
 
 # Their values are told to nobody in a text.
 _SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
+
+
+# Names up to this length are kept, each once for all connections.
+_SHORT_NAME = 64
+
+
+def _check_name(name: str) -> tuple[str, str]:
+    """The name, and the name in small letters.
+
+    Raises:
+        ValueError: it is not a token (RFC 9110 5.6.2).
+    """
+    if not name or not _NAME_CHARACTERS.issuperset(name):
+        raise ValueError(f"header name {name!r} is not a token")
+    return name, name.lower()
+
+
+_checked_name = lru_cache(maxsize=256)(_check_name)
 
 
 def _shown(name: str, value: str) -> str:
@@ -41,7 +60,7 @@ class Headers(Mapping[str, str]):
 
     def __init__(self, fields: HeadersLike = ()) -> None:
         self._fields: list[tuple[str, str]] = []
-        self._index: dict[str, list[str]] = {}
+        self._index: dict[str, str] = {}
         for name, value in fields.items() if isinstance(fields, Mapping) else fields:
             self.add(name, value)
 
@@ -49,14 +68,14 @@ class Headers(Mapping[str, str]):
         """Append a field, beside those of the same name."""
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(f"header {name!r}: {value!r} must be two str")
-        if not name or not _NAME_CHARACTERS.issuperset(name):
-            raise ValueError(f"header name {name!r} is not a token")
+        name, key = _checked_name(name) if len(name) <= _SHORT_NAME else _check_name(name)
         value = value.strip(" \t")
         if _VALUE.fullmatch(value) is None:
             shown = _shown(name, repr(value))
             raise ValueError(f"header {name} has a value with forbidden characters: {shown}")
         self._fields.append((name, value))
-        self._index.setdefault(name.lower(), []).append(value)
+        before = self._index.get(key)
+        self._index[key] = value if before is None else f"{before}, {value}"
 
     def add_default(self, name: str, value: str) -> None:
         """Append a field unless there is one of that name."""
@@ -64,7 +83,7 @@ class Headers(Mapping[str, str]):
             self.add(name, value)
 
     def __getitem__(self, name: str) -> str:
-        return ", ".join(self._index[name.lower()])
+        return self._index[name.lower()]
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name.lower() in self._index
@@ -80,11 +99,12 @@ class Headers(Mapping[str, str]):
 
     def get_all(self, name: str) -> list[str]:
         """The values of every field of this name, in order; an empty list if there is none."""
-        return list(self._index.get(name.lower(), ()))
+        key = name.lower()
+        return [value for name, value in self._fields if name.lower() == key]
 
     def get_tokens(self, name: str) -> list[str]:
         """The comma-separated elements of every field of this name (RFC 9110 5.6.1)."""
-        elements = ",".join(self._index.get(name.lower(), ())).split(",")
+        elements = self._index.get(name.lower(), "").split(",")
         return [element.strip(" \t") for element in elements if element.strip(" \t")]
 
     @property
