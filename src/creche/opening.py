@@ -27,6 +27,8 @@ _LINGER_BYTES = 2**16
 class Gate(Protocol):
     """Decides whether a server lets a client in, whatever it asks for."""
 
+    __slots__ = ()
+
     def check_open(self) -> None:
         """Raise a Rejection if nobody is let in any more."""
 

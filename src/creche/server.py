@@ -7,12 +7,12 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar, Unpack
+from typing import Any, Unpack
 
 import anyio
 from anyio.abc import ByteStream, Listener, TaskStatus
 
-from creche.background import Background, is_cancelled
+from creche.background import NEVER, Background, is_cancelled
 from creche.exceptions import ConnectionClosedError, HandshakeError
 from creche.handlers import user_part
 from creche.link import Link
@@ -42,8 +42,6 @@ from creche.transports.listening import (
 )
 from creche.transports.streams import StreamTransport, TrioStream
 from creche.websocket import Handler, WebSocket
-
-T = TypeVar("T")
 
 # While there are as many handshakes as may be, clients are accepted with so many seconds between
 # them: then each has a time for its handshake before it is the oldest.
@@ -173,9 +171,11 @@ async def server_websocket(
     settings = server_options(options)
     _resolve_hosts(settings, ())
     async with Background() as background:
-        transport = StreamTransport(stream)
-        seconds = settings["open_timeout"]
-        ws = await _within(seconds, lambda: _accept(transport, background, settings, OpenGate()))
+        ws = None
+        with anyio.CancelScope(deadline=_deadline(settings)):
+            ws = await _accept(StreamTransport(stream), background, settings, OpenGate())
+        if ws is None:
+            raise _timeout(settings)
         async with ws:
             yield ws
 
@@ -416,19 +416,23 @@ class Server:
         self, client: _Client, open_transport_of: Callable[[], Awaitable[Transport]]
     ) -> WebSocket | None:
         """The opening handshake; None if it failed."""
-
-        async def accept() -> WebSocket:
-            transport = await open_transport_of()
-            return await _accept(transport, self._background, self._options, client)
-
         try:
-            ws = await _within(self._options["open_timeout"], accept)
+            transport = await open_transport_of()
+            ws = await _accept(transport, self._background, self._options, client)
         except (OSError, HandshakeError) as exc:
-            self.stats.refused += 1
-            self._logger.debug("opening handshake failed: %s", exc)
+            self._refused(exc)
             return None
+        except anyio.get_cancelled_exc_class():
+            if client.is_late():
+                self._refused(_timeout(self._options))
+            raise
+        client.scope.deadline = NEVER
         self.stats.opened += 1
         return ws
+
+    def _refused(self, exc: Exception) -> None:
+        self.stats.refused += 1
+        self._logger.debug("opening handshake failed: %s", exc)
 
     async def _handle(self, ws: WebSocket) -> None:
         link = ws._link
@@ -456,10 +460,16 @@ class Server:
 class _Client(Gate):
     """A client of a server, from its first byte to its last."""
 
+    __slots__ = ("_server", "admitted", "scope")
+
     def __init__(self, server: Server) -> None:
-        self.scope = anyio.CancelScope()
+        self.scope = anyio.CancelScope(deadline=_deadline(server._options))
         self.admitted = False
         self._server = server
+
+    def is_late(self) -> bool:
+        """Whether the time for the opening handshake is over."""
+        return anyio.current_time() >= self.scope.deadline
 
     def check_open(self) -> None:
         if self._server.draining:
@@ -542,7 +552,11 @@ async def _accept(
     )
 
 
-async def _within(seconds: float | None, function: Callable[[], Awaitable[T]]) -> T:
-    with anyio.move_on_after(seconds):
-        return await function()
-    raise TimeoutError(f"the opening handshake took over {seconds:g} s")
+def _deadline(options: ServerHandshakeOptions) -> float:
+    """When an opening handshake that begins now must be over."""
+    seconds = options["open_timeout"]
+    return NEVER if seconds is None else anyio.current_time() + seconds
+
+
+def _timeout(options: ServerHandshakeOptions) -> TimeoutError:
+    return TimeoutError(f"the opening handshake took over {options['open_timeout']:g} s")
