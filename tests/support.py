@@ -11,6 +11,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,34 @@ async def raw_client(url: str) -> AsyncIterator[RawPeer]:
         peer = RawPeer(stream, Side.CLIENT)
         await peer.shake_hands()
         yield peer
+
+
+class NotedSocket:
+    """A socket that notes what is asked of it: `note(ws, name, *args)`."""
+
+    def __init__(self, sock: socket.socket, note: Callable[..., object]) -> None:
+        self._sock = sock
+        self._note = note
+
+    @classmethod
+    def put_under(cls, ws: creche.WebSocket, note: Callable[..., object]) -> None:
+        transport: Any = ws._link.transport
+        transport._sock = cls(transport._sock, partial(note, ws))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def send(self, data: bytearray) -> int:
+        self._note("send", len(data))
+        return self._sock.send(data)
+
+    def sendmsg(self, buffers: list[Any]) -> int:
+        self._note("sendmsg", *buffers)
+        return self._sock.sendmsg(buffers)
+
+    def recv_into(self, buffer: bytearray, size: int) -> int:
+        self._note("recv_into", size)
+        return self._sock.recv_into(buffer, size)
 
 
 def count_tasks() -> int:

@@ -40,18 +40,10 @@ def broadcast(
     committed = 0
     for ws in websockets:
         link = ws._link
-        if not link.is_open():
-            passed_over.append(ws)
-            continue
-        if not link.has_room():
-            passed_over.append(ws)
-            if slow == "close":
-                link.begin_close(Close(1008, "too slow"))
-            continue
-        link.send_payload(opcode, payload)
-        committed += 1
-        if committed <= _WRITTEN_AT_ONCE:
-            link.commit()
+        if link.post(opcode, payload, committed < _WRITTEN_AT_ONCE):
+            committed += 1
         else:
-            link.commit_later()
+            passed_over.append(ws)
+            if slow == "close" and link.is_open():
+                link.begin_close(Close(1008, "too slow"))
     return passed_over

@@ -36,17 +36,19 @@ cdef class Link(Receiver):
 
     @cython.locals(resumed=bint, connection=Connection)
     cpdef take(self)
-    cpdef arrival(self)
-    cpdef arrived(self)
+    cdef _arrived(self)
     cdef _wake_receiver(self)
+    @cython.locals(inbox=Inbox)
+    cdef bint _may_go_on(self) except -1
     cdef _report_end(self)
     cpdef bint is_open(self) except -1
     cpdef bint has_room(self) except -1
     cpdef check_sendable(self)
     cpdef bint try_send(self, object message) except -1
     cpdef send(self, object message)
+    cpdef bint post(self, int opcode, object payload, bint at_once) except -1
     @cython.locals(connection=Connection)
-    cpdef send_payload(self, int opcode, object payload)
+    cdef _append(self, int opcode, object payload)
     cdef _wake_sender(self)
     cpdef commit(self)
     cdef bint _is_single(self) except -1
@@ -59,8 +61,9 @@ cdef class Link(Receiver):
     cpdef abort(self, str reason)
     cpdef Py_ssize_t payload_left(self) except -1
     cpdef data_received(self, bytearray data, Py_ssize_t size)
-    @cython.locals(connection=Connection, inbox=Inbox)
+    @cython.locals(connection=Connection)
     cdef _after_input(self)
+    cpdef reading_done(self)
     cpdef eof_received(self)
     cpdef output_left(self)
     @cython.locals(size=Py_ssize_t)

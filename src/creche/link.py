@@ -121,8 +121,30 @@ class Link(Receiver):
 
     # Taking messages
 
+    async def next_message(self, iterating: bool = False) -> str | bytes:
+        """Wait for the next message.
+
+        Raises:
+            StopAsyncIteration: instead of ConnectionClosedOK, where `iterating`.
+            ConnectionClosed: there is none to come.
+            anyio.BusyResourceError: another task is waiting.
+        """
+        try:
+            message = self.take()
+            while message is None:
+                try:
+                    await self._arrived()
+                finally:
+                    self._receiving = False
+                message = self.take()
+            return message
+        except anyio.EndOfStream:
+            if iterating:
+                raise StopAsyncIteration from None
+            raise
+
     def take(self) -> str | bytes | None:
-        """The next message; None if it has to be waited for, with `arrival`.
+        """The next message; None if it has to be waited for.
 
         Raises:
             ConnectionClosed: there is none to come.
@@ -137,7 +159,7 @@ class Link(Receiver):
                 raise self.ending(EndOfMessages)
             connection = self.connection
             message = connection.inbox.take_message()
-            if message is None:  # perhaps there is something wrong
+            if message is None and (connection.ended or connection.inbox.too_big):
                 message = connection.next_message(self._now())
             resumed = self._paused and connection.inbox.is_low()
             if resumed:
@@ -150,9 +172,8 @@ class Link(Receiver):
                 self._report_end()
                 raise self.ending(EndOfMessages)
 
-    def arrival(self) -> Awaitable[object]:
-        """To be awaited after `take` has given nothing; call `arrived` afterwards, whatever
-        happens, and `take` again."""
+    def _arrived(self) -> Awaitable[object]:
+        """To be awaited after `take` has given nothing."""
         self._receiving = True
         if self._budget.exhausted:
             self._streaming = True
@@ -161,13 +182,14 @@ class Link(Receiver):
         self.flush_now()
         return self._arrival.wait()
 
-    def arrived(self) -> None:
-        """The wait for a message is over."""
-        self._receiving = False
-
     def _wake_receiver(self) -> None:
-        if self._receiving and self._arrival.wake():
+        if self._may_go_on() and self._arrival.wake():
             self._budget.reset()
+
+    def _may_go_on(self) -> bool:
+        """Whether a task waits for a message, and needs not."""
+        inbox = self.connection.inbox
+        return self._receiving and (bool(inbox.messages) or inbox.full or self.connection.ended)
 
     def _report_end(self) -> None:
         """The application has got to the end of the stream."""
@@ -212,10 +234,24 @@ class Link(Receiver):
         Raises:
             TypeError: `message` is neither str nor bytes-like.
         """
-        self.send_payload(message_opcode(message), encode_message(message))
+        self._append(message_opcode(message), encode_message(message))
         self.commit()
 
-    def send_payload(self, opcode: int, payload: bytes | memoryview) -> None:
+    def post(self, opcode: int, payload: bytes | memoryview, at_once: bool) -> bool:
+        """Commit a message of many, if the connection is open and has room; returns whether it was.
+
+        It is written at the end of the turn unless `at_once`.
+        """
+        if not (self.is_open() and self.has_room()):
+            return False
+        self._append(opcode, payload)
+        if at_once:
+            self.commit()
+        else:
+            self.commit_later()
+        return True
+
+    def _append(self, opcode: int, payload: bytes | memoryview) -> None:
         """Append a message to the outbox; a large one is also written."""
         connection = self.connection
         if connection.masking or len(payload) < _LARGE:
@@ -307,7 +343,7 @@ class Link(Receiver):
         if connection.output_left():
             self.transport.flush()
         if outbox:
-            if not connection.timers.watching_output:
+            if not connection.timers.is_watching_output():
                 # Bytes wait for the peer: it must take some in time.
                 delivered = self.transport.bytes_sent - self.transport.unsent()
                 connection.timers.output_waits(self._now(), delivered)
@@ -475,6 +511,13 @@ class Link(Receiver):
     def data_received(self, data: bytearray, size: int) -> None:
         self.connection.receive_data(data, self._now(), size)
         self._after_input()
+        if not self.transport.calls_back:
+            self._wake_receiver()
+
+    def reading_done(self) -> None:
+        if self._may_go_on():
+            self._budget.reset()
+            self._arrival.resume()
 
     def _after_input(self) -> None:
         connection = self.connection
@@ -488,20 +531,17 @@ class Link(Receiver):
             self._continuing = True
             self.transport.pause_reading()
             self.background.run_soon(self._continue)
-        if connection.timers.message_due < self._timer.deadline:
+        if connection.timers.is_watching_message():
             self._reschedule()
         if self.transport.outbox and not self._flush_scheduled:
             self._flush()  # an answer to a ping or a close frame
-        if self._receiving:
-            inbox = connection.inbox
-            if inbox.messages or inbox.full or connection.ended:
-                self._wake_receiver()
         if connection.state is not _OPEN:
             self._update()
 
     def eof_received(self) -> None:
         self.connection.receive_eof()
         self._after_input()
+        self._wake_receiver()
 
     def read_failed(self, exc: Exception) -> None:
         self._keep_error(exc)
@@ -536,6 +576,7 @@ class Link(Receiver):
         self._continuing = False
         self.connection.resume(self._now())
         self._after_input()
+        self._wake_receiver()
         if not (self._continuing or self._paused):
             self.transport.resume_reading()
 
@@ -570,6 +611,7 @@ class Link(Receiver):
             if not self._continuing:
                 self.transport.resume_reading()
         self._after_input()
+        self._wake_receiver()
 
     # Deadlines
 

@@ -17,14 +17,21 @@ cdef class Budget:
 cdef class Waiter:
     cpdef wait(self)
     cpdef bint wake(self) except -1
+    cpdef bint resume(self) except -1
 
 
 cdef class AsyncioWaiter(Waiter):
     cdef object _loop
-    cdef object _future
+    cdef bint _begun
+    cdef bint _cancelled
+    cdef object _message
+    cdef object _callback
+    cdef object _context
+    cdef public bint _asyncio_future_blocking
 
     cpdef wait(self)
     cpdef bint wake(self) except -1
+    cpdef bint resume(self) except -1
 
 
 cdef class TrioWaiter(Waiter):

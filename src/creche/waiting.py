@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from contextvars import Context
 from time import perf_counter
-from typing import Any
+from typing import Any, Self
 
 from anyio.lowlevel import RunVar
 
@@ -32,22 +33,23 @@ class Budget:
 
     def spend(self) -> bool:
         """Count an operation; returns whether a checkpoint is due before it."""
-        if self.exhausted:
+        if self.exhausted or self._left == 0:
+            self.exhausted = True
             return True
+        self._left -= 1
         if self._left & 3 == 0:  # the time is looked at with every fourth operation
             now = perf_counter()
-            if self._left == self._operations:
+            if self._since == 0:
                 self._since = now
-            elif self._left == 0 or now - self._since >= self._seconds:
+            elif now - self._since >= self._seconds:
                 self.exhausted = True
-                return True
-        self._left -= 1
-        return False
+        return self.exhausted
 
     def reset(self) -> None:
         """Somebody has really waited."""
         self.exhausted = False
         self._left = self._operations
+        self._since = 0.0
 
 
 _budget: RunVar[Budget] = RunVar("creche_budget")
@@ -71,28 +73,81 @@ class Waiter:
         raise NotImplementedError
 
     def wake(self) -> bool:
-        """Wake the task that waits; returns whether there is one."""
+        """Let the task that waits go on soon; returns whether there is one."""
         raise NotImplementedError
+
+    def resume(self) -> bool:
+        """As `wake`, but the task goes on in this very call, if the event loop can do that.
+
+        To be called outside of any task, as the last thing that a callback does.
+        """
+        return self.wake()
 
 
 class AsyncioWaiter(Waiter):
+    """What asyncio's tasks take for a future.
+
+    A task awaits it, gives it a callback, and is called back with it. A future would leave that to
+    the next turn of the event loop, which costs as much as all else that a small message needs.
+    """
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._future: asyncio.Future[None] | None = None
+        self._begun = False
+        self._cancelled = False
+        self._message: object = None
+        self._callback: Callable[[object], object] | None = None
+        self._context: Context | None = None
+        self._asyncio_future_blocking = False  # by this a task knows a future
 
     def wait(self) -> Awaitable[object]:
-        self._future = self._loop.create_future()
-        return self._future
+        self._begun = self._cancelled = False
+        return self
 
     def wake(self) -> bool:
-        future = self._future
-        if future is None:
+        callback = self._callback
+        if callback is None:
             return False
-        self._future = None
-        if future.done():
-            return False  # cancelled
-        future.set_result(None)
+        self._callback = None
+        self._loop.call_soon(callback, self, context=self._context)
         return True
+
+    def resume(self) -> bool:
+        callback = self._callback
+        if callback is None:
+            return False
+        self._callback = None
+        assert self._context is not None
+        self._context.run(callback, self)
+        return True
+
+    def __await__(self) -> Any:  # an iterator will do
+        return self
+
+    def __next__(self) -> Self:
+        if self._begun:
+            raise StopIteration
+        self._begun = self._asyncio_future_blocking = True
+        return self
+
+    # What the task asks of it
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def add_done_callback(self, callback: Callable[[object], object], *, context: Context) -> None:
+        self._callback = callback
+        self._context = context
+
+    def cancel(self, msg: object = None) -> bool:
+        if self.wake():
+            self._cancelled = True
+            self._message = msg
+        return self._cancelled
+
+    def result(self) -> None:
+        if self._cancelled:
+            raise asyncio.CancelledError(*([] if self._message is None else [self._message]))
 
 
 class TrioWaiter(Waiter):

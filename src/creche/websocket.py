@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from types import TracebackType
 from typing import Any, Literal
 
@@ -125,22 +125,11 @@ class WebSocket(ObjectStream[str | bytes]):
             ConnectionAlreadyClosed: we have closed.
             anyio.BusyResourceError: another task is receiving.
         """
-        link = self._link
-        while True:
-            message = link.take()
-            if message is not None:
-                return message
-            try:
-                await link.arrival()
-            finally:
-                link.arrived()
+        message = self._link.take()
+        return await self._link.next_message() if message is None else message
 
-    async def __anext__(self) -> str | bytes:
-        try:
-            message = self._link.take()  # mostly there is one: another coroutine is not needed
-            return await self.receive() if message is None else message
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
+    def __anext__(self) -> Coroutine[Any, Any, str | bytes]:
+        return self._link.next_message(iterating=True)
 
     async def send(self, message: Message) -> None:
         """Send a message: str as text, bytes-like as binary (RFC 6455 5.6).

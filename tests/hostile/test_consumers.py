@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 import sys
 from contextlib import AsyncExitStack
-from typing import Any
 
 import anyio
 import pytest
@@ -16,7 +14,7 @@ from anyio.lowlevel import checkpoint
 import creche
 from creche.testing import memory_pair
 from peers import in_thread, websockets_server
-from support import FAKE_TIME, raw_client, settle, until
+from support import FAKE_TIME, NotedSocket, raw_client, settle, until
 
 pytestmark = pytest.mark.anyio
 
@@ -107,22 +105,6 @@ async def test_a_pause_of_reading_holds_the_peer_up_and_not_memory() -> None:
 # Broadcasts
 
 
-class NotedSocket:
-    """A socket that notes whose writes it carries out."""
-
-    def __init__(self, sock: socket.socket, ws: creche.WebSocket, writes: list[object]) -> None:
-        self._sock = sock
-        self._ws = ws
-        self._writes = writes
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._sock, name)
-
-    def send(self, data: bytearray) -> int:
-        self._writes.append(self._ws)
-        return self._sock.send(data)
-
-
 async def test_a_broadcast_returns_at_once_whatever_slow_readers_do() -> None:
     members: list[creche.WebSocket] = []
 
@@ -178,8 +160,7 @@ async def test_a_broadcast_is_one_pass_and_its_writing_is_spread_over_turns(
         clients = [await stack.enter_async_context(creche.connect(server.url)) for _ in range(20)]
         await until(lambda: len(members) == 20)
         for ws in members:
-            transport: Any = ws._link.transport
-            transport._sock = NotedSocket(transport._sock, ws, writes)
+            NotedSocket.put_under(ws, lambda ws, *_: writes.append(ws))
         assert creche.broadcast(members, "news") == []
         assert writes == members[:2]
         async with anyio.create_task_group() as tg:

@@ -110,9 +110,9 @@ def test_a_peer_whose_kernel_took_the_ping_is_dead_all_the_same() -> None:
 
 def test_a_peer_that_takes_nothing_is_stalled_after_stall_timeout() -> None:
     timers = make_timers(ping_interval=None)
-    assert not timers.watching_output
+    assert not timers.is_watching_output()
     timers.output_waits(0, 100)
-    assert timers.watching_output
+    assert timers.is_watching_output()
     for now in (10, 20, 30):
         assert timers.next_timeout == now
         assert timers.expired(now, 100, 50) is Verdict.NOTHING
@@ -211,7 +211,7 @@ def test_a_message_has_no_less_time_because_we_do_not_read() -> None:
     timers.message_began(0)
     timers.set_paused(True, 20)
     assert timers.next_timeout == NEVER
-    assert timers.watching_message
+    assert timers.is_watching_message()
     timers.set_paused(False, 1000)
     assert timers.next_timeout == 1040
     # One that begins while we do not read has all its time afterwards.
@@ -221,4 +221,4 @@ def test_a_message_has_no_less_time_because_we_do_not_read() -> None:
     timers.set_paused(False, 2000)
     assert timers.next_timeout == 2060
     timers.message_done()
-    assert not timers.watching_message
+    assert not timers.is_watching_message()

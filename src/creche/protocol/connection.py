@@ -191,11 +191,11 @@ class Connection:
         """See to it that a message that has begun is finished in time."""
         inbox = self.inbox
         if inbox.between_messages and not self._tail and not self.payload_left:
-            if self.timers.watching_message:
+            if self.timers.is_watching_message():
                 self.timers.message_done()
         elif self.ended:
             return
-        elif self._finished != inbox.finished or not self.timers.watching_message:
+        elif self._finished != inbox.finished or not self.timers.is_watching_message():
             self._finished = inbox.finished
             self.timers.message_began(now)
 

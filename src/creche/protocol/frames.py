@@ -102,7 +102,7 @@ class FrameHeader:
         if self._masked:
             if start + 4 > end:
                 return -1
-            self.key = bytes(data[start : start + 4])
+            self.key = b"" + data[start : start + 4]
             start += 4
         self.fin = first & 0x80 != 0
         self.opcode = opcode

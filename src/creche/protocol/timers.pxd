@@ -24,5 +24,7 @@ cdef class Timers:
     cdef Py_ssize_t _stall_mark
     cdef double _stall_since
 
+    cpdef bint is_watching_message(self) except -1
+    cpdef bint is_watching_output(self) except -1
     cpdef message_began(self, double now)
     cpdef message_done(self)

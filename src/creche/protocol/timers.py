@@ -121,8 +121,7 @@ class Timers:
         self.message_due = now + self._message_left
         self._message_left = NEVER
 
-    @property
-    def watching_message(self) -> bool:
+    def is_watching_message(self) -> bool:
         """Whether a message is known to be unfinished."""
         return self.message_due != NEVER or self._message_left != NEVER
 
@@ -137,8 +136,7 @@ class Timers:
         """No message is unfinished."""
         self.message_due = self._message_left = NEVER
 
-    @property
-    def watching_output(self) -> bool:
+    def is_watching_output(self) -> bool:
         """Whether bytes of ours are known to wait."""
         return self.stall_due != NEVER
 
@@ -204,7 +202,7 @@ class Timers:
             return False
         taking = delivered > self._pong_mark and (self._pong_behind or in_flight > 0)
         # Where our bytes are refused, the ping cannot be written: that is for `stall_timeout`.
-        if self._paused or taking or self.watching_output:
+        if self._paused or taking or self.is_watching_output():
             self._pong_mark = delivered
             self._pong_behind = in_flight > 0
             self.pong_due = now + self.ping_timeout

@@ -31,6 +31,10 @@ class Receiver:
         """Bytes have arrived: the first `size` of `data`, which is only valid during the call and
         may be overwritten."""
 
+    def reading_done(self) -> None:
+        """From a transport that `calls_back`: so much has arrived for now. A task that waits for it
+        may go on in this very call."""
+
     def eof_received(self) -> None:
         """The peer's bytes have ended."""
 
@@ -71,12 +75,14 @@ class Transport:
             bytes off its front.
         bytes_sent: how many bytes the layer below has taken since the beginning.
         closed: whether `close` or `abort` was called.
+        calls_back: whether it reports what it reads outside of any task, and then `reading_done`.
     """
 
     def __init__(self) -> None:
         self.outbox = bytearray()
         self.bytes_sent = 0
         self.closed = False
+        self.calls_back = False
         self._receiver = NOBODY
         self._tasks: TaskStarter | None = None
 

@@ -33,6 +33,7 @@ class CallbackSocketTransport(SocketTransport):
             except NotImplementedError:
                 self._readiness = None
             else:
+                self.calls_back = True
                 self._read_soon(self._readiness)
                 return
         super().start(tasks, receiver)
@@ -53,8 +54,10 @@ class CallbackSocketTransport(SocketTransport):
     def _on_readable(self) -> None:
         if self._paused:
             self._remove_reader()  # not before there is something to read
-        elif self._read_ready() and self._readiness is not None:
-            self._read_soon(self._readiness)
+        else:
+            if self._read_ready() and self._readiness is not None:
+                self._read_soon(self._readiness)
+            self._receiver.reading_done()
 
     def _end_reading(self) -> None:
         super()._end_reading()
@@ -81,6 +84,7 @@ class CallbackSocketTransport(SocketTransport):
         self._write_ready()
         if not self._writing:
             self._remove_writer()
+        self._receiver.reading_done()
 
     def _remove_writer(self) -> None:
         if self._has_writer and self._readiness is not None:
