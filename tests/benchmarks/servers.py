@@ -23,48 +23,11 @@ TLS = ssl.SSLContext | None
 Ready = Callable[[int], Awaitable[None]]
 
 
-async def serve_creche(tls: TLS, ready: Ready) -> None:
-    import creche
+def answering(cast: Callable[[set[Any]], Awaitable[object]]) -> Callable[[Any], Awaitable[None]]:
+    """A handler for connections with the methods of websockets; `cast` sends MESSAGE to many."""
+    connections: set[Any] = set()
 
-    async def handler(ws: creche.WebSocket) -> None:
-        async for message in ws:
-            if message == FEED:
-                for _ in range(FEED_MESSAGES):
-                    await ws.send(MESSAGE)
-            elif message == CAST:
-                creche.broadcast(server.connections, MESSAGE)
-            else:
-                await ws.send(message)
-
-    async with creche.serving(handler, "127.0.0.1", ssl=tls) as server:
-        await ready(server.addresses[0][1])
-
-
-async def serve_websockets(tls: TLS, ready: Ready) -> None:
-    import websockets
-    from websockets.asyncio.server import broadcast
-
-    async def handler(ws: websockets.ServerConnection) -> None:
-        async for message in ws:
-            if message == FEED:
-                for _ in range(FEED_MESSAGES):
-                    await ws.send(MESSAGE)
-            elif message == CAST:
-                broadcast(server.connections, MESSAGE)
-            else:
-                await ws.send(message)
-
-    async with websockets.serve(handler, "127.0.0.1", 0, ssl=tls) as server:
-        await ready(next(iter(server.sockets)).getsockname()[1])
-
-
-async def serve_websockets_trio(tls: TLS, ready: Ready) -> None:
-    import trio
-    from websockets.trio.server import ServerConnection, serve
-
-    connections: set[ServerConnection] = set()
-
-    async def handler(ws: ServerConnection) -> None:
+    async def handler(ws: Any) -> None:
         connections.add(ws)
         try:
             async for message in ws:
@@ -72,13 +35,45 @@ async def serve_websockets_trio(tls: TLS, ready: Ready) -> None:
                     for _ in range(FEED_MESSAGES):
                         await ws.send(MESSAGE)
                 elif message == CAST:
-                    for other in list(connections):
-                        await other.send(MESSAGE)
+                    await cast(connections)
                 else:
                     await ws.send(message)
         finally:
             connections.discard(ws)
 
+    return handler
+
+
+async def serve_creche(tls: TLS, ready: Ready) -> None:
+    import creche
+
+    async def cast(connections: set[creche.WebSocket]) -> None:
+        creche.broadcast(connections, MESSAGE)
+
+    async with creche.serving(answering(cast), "127.0.0.1", ssl=tls) as server:
+        await ready(server.addresses[0][1])
+
+
+async def serve_websockets(tls: TLS, ready: Ready) -> None:
+    import websockets
+    from websockets.asyncio.server import broadcast
+
+    async def cast(connections: set[websockets.ServerConnection]) -> None:
+        broadcast(connections, MESSAGE)
+
+    async with websockets.serve(answering(cast), "127.0.0.1", 0, ssl=tls) as server:
+        await ready(next(iter(server.sockets)).getsockname()[1])
+
+
+async def serve_websockets_trio(tls: TLS, ready: Ready) -> None:
+    import trio
+    from websockets.trio.server import ServerConnection, serve
+
+    async def cast(connections: set[ServerConnection]) -> None:
+        for other in list(connections):
+            await other.send(MESSAGE)
+
+    handler = answering(cast)
     async with trio.open_nursery() as nursery:
         server: Any = await nursery.start(
             lambda **status: serve(handler, 0, host="127.0.0.1", ssl=tls, **status)
@@ -154,23 +149,10 @@ async def serve_picows(tls: TLS, ready: Ready) -> None:
 async def serve_picows_websockets(tls: TLS, ready: Ready) -> None:
     import picows.websockets
 
-    connections: set[Any] = set()
+    async def cast(connections: set[Any]) -> None:
+        picows.websockets.broadcast(connections, MESSAGE)
 
-    async def handler(ws: Any) -> None:
-        connections.add(ws)
-        try:
-            async for message in ws:
-                if message == FEED:
-                    for _ in range(FEED_MESSAGES):
-                        await ws.send(MESSAGE)
-                elif message == CAST:
-                    picows.websockets.broadcast(connections, MESSAGE)
-                else:
-                    await ws.send(message)
-        finally:
-            connections.discard(ws)
-
-    async with picows.websockets.serve(handler, "127.0.0.1", 0, ssl=tls) as server:
+    async with picows.websockets.serve(answering(cast), "127.0.0.1", 0, ssl=tls) as server:
         await ready(next(iter(server.sockets)).getsockname()[1])
 
 
