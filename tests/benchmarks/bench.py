@@ -241,7 +241,7 @@ def cpu_report(table: Table, rows: Sequence[Row]) -> str:
 
 
 def delay_report(table: Table, rows: Sequence[Row]) -> str:
-    """Delays in ms: the 50th and the 99th percentile."""
+    """Delays in µs: the 50th and the 99th percentile."""
     names = [name for name in table if SCENARIOS[name].delays]
     lines = []
     for row in rows:
@@ -251,8 +251,8 @@ def delay_report(table: Table, rows: Sequence[Row]) -> str:
                 [
                     f"{row[0]} ({row[1]})",
                     *(
-                        f"{percentile(cell.delays, 50) * 1000:.2f}, "
-                        f"{percentile(cell.delays, 99) * 1000:.2f}"
+                        f"{percentile(cell.delays, 50) * 1e6:.0f}, "
+                        f"{percentile(cell.delays, 99) * 1e6:.0f}"
                         if cell is not None and len(cell.delays) > 1
                         else ""
                         for cell in cells
@@ -336,7 +336,7 @@ def main() -> None:
         ratio_report(table),
     ]
     if delays := delay_report(table, rows):
-        parts += ["Delay of an echo in ms, 50th and 99th percentile:\n", delays]
+        parts += ["Delay of an echo in µs, 50th and 99th percentile:\n", delays]
     if given.memory:
         parts += ["Memory of an idle connection and time of the import:\n", memory_report(rows)]
     text = "\n".join(parts)

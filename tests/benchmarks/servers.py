@@ -202,7 +202,7 @@ async def serve_tcp(tls: TLS, ready: Ready) -> None:
             self.transport.write(data)
 
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Echo, "127.0.0.1", 0, ssl=tls)
+    server = await loop.create_server(Echo, "127.0.0.1", 0, ssl=tls, backlog=1024)
     await ready(server.sockets[0].getsockname()[1])
     server.close()
 

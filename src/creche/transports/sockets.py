@@ -9,7 +9,7 @@ What is peculiar about TLS (Python's ssl.SSLSocket over OpenSSL):
   its progress. So at most one record's worth is written per call, always from the outbox's front,
   which only ever grows at its end meanwhile.
 - Bytes that are already decrypted do not make the socket readable. So reading goes on until
-  OpenSSL has nothing more, also after a pause.
+  OpenSSL has nothing more, also after a pause. It reads one record at a time: `pending` tells.
 - Either direction may ask for the other (a key update, for example). A write that wants to read
   is tried again after the next read, a read that wants to write once the socket is writable.
 """
@@ -182,6 +182,9 @@ class SocketTransport(Transport):
             if self._tls:
                 if self.outbox and not self._writing:
                     self.flush()
+                assert isinstance(self._sock, ssl.SSLSocket)
+                if size < TLS_RECORD and not self._sock.pending():
+                    return False
             elif size < limit:
                 return False
         return self._tls
