@@ -271,8 +271,17 @@ def raise_descriptor_limit() -> None:
 
 def resident_memory(pid: int | str = "self") -> float:
     """The resident memory of a process, in MiB."""
+    return _memory(pid, "VmRSS:")
+
+
+def peak_memory(pid: int | str = "self") -> float:
+    """The most resident memory that a process has had, in MiB."""
+    return _memory(pid, "VmHWM:")
+
+
+def _memory(pid: int | str, name: str) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+    return int(status.partition(name)[2].split()[0]) / 1024
 
 
 def make_tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:

@@ -574,3 +574,48 @@ async def test_fragments_of_binary_are_joined() -> None:
         await peer.send(CONTINUATION, b"\xfe")
         assert await ws.receive() == b"\xff\xfe"
         await peer.stream.aclose()
+
+
+# Bytes as text
+
+
+async def test_bytes_can_be_sent_as_text_and_text_as_bytes() -> None:
+    async with memory_pair() as (client, server):
+        for data in (b"caf\xc3\xa9", bytearray(b"caf\xc3\xa9"), memoryview(b"caf\xc3\xa9")):
+            await client.send(data, text=True)
+            assert await server.receive() == "café"
+            client.send_nowait(data, text=True)
+            assert await server.receive() == "café"
+        await client.send("café", text=False)
+        assert await server.receive() == b"caf\xc3\xa9"
+        assert creche.broadcast([client], b"caf\xc3\xa9", text=True) == []
+        assert await server.receive() == "café"
+
+
+async def test_bytes_that_are_not_utf8_are_not_sent_as_text() -> None:
+    async with memory_pair() as (client, server):
+        for send in (
+            client.send_nowait,
+            lambda data, text: creche.broadcast([client], data, text=text),
+        ):
+            with pytest.raises(ValueError, match="utf-8"):
+                send(b"\xff", text=True)
+        with pytest.raises(ValueError, match="utf-8"):
+            await client.send(b"\xc3", text=True)
+        await client.send("next")
+        assert await server.receive() == "next"
+
+
+async def test_a_message_can_be_received_as_the_type_one_wants() -> None:
+    async with memory_pair() as (client, server):
+        for message in ("café", b"caf\xc3\xa9"):
+            for _ in range(3):
+                await client.send(message)
+            assert await server.receive(decode=True) == "café"
+            assert await server.receive(decode=False) == b"caf\xc3\xa9"
+            assert await server.receive(decode=None) == message
+        await client.send(b"\xff")
+        with pytest.raises(UnicodeDecodeError):
+            await server.receive(decode=True)
+        await client.send(b"next")
+        assert await server.receive() == b"next"

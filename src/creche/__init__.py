@@ -34,6 +34,8 @@ from creche.options import (
     ServerOptions,
 )
 from creche.protocol.closing import Close
+from creche.protocol.deflate import PerMessageDeflate
+from creche.protocol.extensions import Extension, ExtensionFactory, Parameters
 from creche.protocol.headers import Headers
 from creche.protocol.http import Request, Response
 from creche.server import (
@@ -57,6 +59,8 @@ __all__ = [
     "ConnectionClosedOK",
     "ConnectionOptions",
     "ConnectionTaskGroup",
+    "Extension",
+    "ExtensionFactory",
     "HandshakeError",
     "Headers",
     "InvalidHeader",
@@ -66,7 +70,9 @@ __all__ = [
     "InvalidUpgrade",
     "ListenerOptions",
     "NegotiationError",
+    "Parameters",
     "PayloadTooBig",
+    "PerMessageDeflate",
     "ProtocolError",
     "Request",
     "Response",

@@ -15,13 +15,18 @@ _WRITTEN_AT_ONCE = 256
 
 
 def broadcast(
-    websockets: Iterable[WebSocket], message: Message, *, slow: Literal["skip", "close"] = "skip"
+    websockets: Iterable[WebSocket],
+    message: Message,
+    *,
+    text: bool | None = None,
+    slow: Literal["skip", "close"] = "skip",
 ) -> list[WebSocket]:
     """Send a message to many connections, without waiting for any of them.
 
     Args:
         websockets: the connections.
         message: str is sent as text, bytes-like as binary.
+        text: whether it is sent as text, whatever its type; None if that is for its type to say.
         slow: what becomes of a connection with more than `write_limit` bytes waiting: "skip" does
             not send it the message; "close" also closes it, with 1008.
 
@@ -30,12 +35,12 @@ def broadcast(
 
     Raises:
         TypeError: `message` is neither str nor bytes-like.
-        ValueError: another `slow`.
+        ValueError: another `slow`, or a text message that is not UTF-8.
     """
     if slow not in ("skip", "close"):
         raise ValueError(f'slow must be "skip" or "close", not {slow!r}')
-    payload = encode_message(message)
-    opcode = message_opcode(message)
+    payload = encode_message(message, text)
+    opcode = message_opcode(message, text)
     passed_over = []
     committed = 0
     for ws in websockets:

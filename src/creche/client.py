@@ -102,6 +102,7 @@ async def _connected(
         target,
         origin=options["origin"],
         subprotocols=options["subprotocols"],
+        extensions=options["extensions"],
         additional_headers=options["additional_headers"],
         user_agent_header=options["user_agent_header"],
         max_header_bytes=options["max_header_bytes"],
@@ -127,6 +128,7 @@ async def _connected(
             request=handshake.request,
             response=response,
             subprotocol=handshake.subprotocol,
+            extensions=handshake.extensions,
             early_data=handshake.trailing_data,
         ) as ws:
             yield ws

@@ -44,11 +44,11 @@ cdef class Link(Receiver):
     cpdef bint is_open(self) except -1
     cpdef bint has_room(self) except -1
     cpdef check_sendable(self)
-    cpdef bint try_send(self, object message) except -1
-    cpdef send(self, object message)
+    cpdef bint try_send(self, object message, object text, bint compress) except -1
+    cpdef send(self, object message, object text, bint compress)
     cpdef bint post(self, int opcode, object payload, bint at_once) except -1
     @cython.locals(connection=Connection)
-    cdef _append(self, int opcode, object payload)
+    cdef _append(self, int opcode, object payload, bint encode)
     cdef _wake_sender(self)
     cpdef commit(self)
     cdef bint _is_single(self) except -1

@@ -25,7 +25,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -44,6 +44,7 @@ from creche.handlers import Branch, ConnectionTaskGroup, current_branches
 from creche.options import ConnectionOptions
 from creche.protocol.closing import Close
 from creche.protocol.connection import Connection
+from creche.protocol.extensions import Extension
 from creche.protocol.messages import encode_message, message_opcode
 from creche.protocol.pings import Ping
 from creche.protocol.states import Outcome, Side, State
@@ -69,7 +70,12 @@ class Link(Receiver):
     """One connection and who waits for it. It knows nothing of the WebSocket in front of it."""
 
     def __init__(
-        self, transport: Transport, background: Background, side: Side, options: ConnectionOptions
+        self,
+        transport: Transport,
+        background: Background,
+        side: Side,
+        options: ConnectionOptions,
+        extensions: Sequence[Extension] = (),
     ) -> None:
         self.transport = transport
         self.background = background
@@ -87,6 +93,7 @@ class Link(Receiver):
             stall_timeout=options["stall_timeout"],
             close_timeout=options["close_timeout"],
             message_timeout=options["message_timeout"],
+            extensions=extensions,
         )
         self.closed_by_us = False
         self.gone = False
@@ -213,11 +220,12 @@ class Link(Receiver):
         if not self.is_open():
             raise self.ending(PeerHasClosed)
 
-    def try_send(self, message: object) -> bool:
+    def try_send(self, message: object, text: bool | None, compress: bool) -> bool:
         """Commit a message, unless that has to wait; then the sender waits for room first.
 
         Raises:
             TypeError: `message` is neither str nor bytes-like.
+            ValueError: it cannot be UTF-8.
             ConnectionClosed: nothing can be sent any more.
         """
         if self._budget.spend():
@@ -225,16 +233,21 @@ class Link(Receiver):
         self.check_sendable()
         if not self.has_room():
             return False
-        self.send(message)
+        self.send(message, text, compress)
         return True
 
-    def send(self, message: object) -> None:
+    def send(self, message: object, text: bool | None, compress: bool) -> None:
         """Commit a message; there is room.
+
+        Args:
+            message: str or bytes-like.
+            text: whether it is text; None if that is for its type to say.
+            compress: whether extensions may change it.
 
         Raises:
             TypeError: `message` is neither str nor bytes-like.
         """
-        self._append(message_opcode(message), encode_message(message))
+        self._append(message_opcode(message, text), encode_message(message, text), compress)
         self.commit()
 
     def post(self, opcode: int, payload: bytes | memoryview, at_once: bool) -> bool:
@@ -244,18 +257,18 @@ class Link(Receiver):
         """
         if not (self.is_open() and self.has_room()):
             return False
-        self._append(opcode, payload)
+        self._append(opcode, payload, True)
         if at_once:
             self.commit()
         else:
             self.commit_later()
         return True
 
-    def _append(self, opcode: int, payload: bytes | memoryview) -> None:
+    def _append(self, opcode: int, payload: bytes | memoryview, encode: bool) -> None:
         """Append a message to the outbox; a large one is also written."""
         connection = self.connection
-        if connection.masking or len(payload) < _LARGE:
-            connection.send_message(opcode, payload)
+        if connection.masking or len(payload) < _LARGE or (encode and connection.extensions):
+            connection.send_message(opcode, payload, encode)
         else:
             connection.send_header(opcode, len(payload))
             self.transport.write(payload)
@@ -506,7 +519,7 @@ class Link(Receiver):
     # What the transport reports
 
     def payload_left(self) -> int:
-        return self.connection.payload_left
+        return self.connection.payload_wanted()
 
     def data_received(self, data: bytearray, size: int) -> None:
         self.connection.receive_data(data, self._now(), size)

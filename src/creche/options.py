@@ -9,9 +9,11 @@ import logging
 import socket
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast
 
 from creche._version import __version__
+from creche.protocol.deflate import PerMessageDeflate
+from creche.protocol.extensions import ExtensionFactory, check_extensions
 from creche.protocol.handshake import check_subprotocols
 from creche.protocol.headers import Headers, HeadersLike
 from creche.protocol.http import Request, Response
@@ -54,6 +56,12 @@ class ConnectionOptions(TypedDict, total=False):
     """Received bytes that may wait for the application before reading pauses. Default 1 MiB."""
     write_limit: int
     """Bytes that may wait for the peer before `send` waits. Default 64 KiB."""
+    compression: Literal["deflate"] | None
+    """Whether to compress messages by permessage-deflate (RFC 7692), if the peer does, too; None
+    for no compression. Default "deflate"."""
+    extensions: Sequence[ExtensionFactory]
+    """Extensions to negotiate, the preferred first. A PerMessageDeflate stands for `compression`.
+    Default none."""
     max_header_bytes: int
     """The largest head of an HTTP message that is read, in bytes. Default 16 KiB."""
     logger: logging.Logger
@@ -140,6 +148,8 @@ class ServerOptions(ListenerOptions, total=False):
     """Whether other processes may listen on the same port. Default False."""
 
 
+_DEFLATE = PerMessageDeflate()
+
 _USER_AGENT = f"creche/{__version__}"
 
 CONNECTION_DEFAULTS: ConnectionOptions = {
@@ -153,6 +163,8 @@ CONNECTION_DEFAULTS: ConnectionOptions = {
     "max_queue": 16,
     "max_queue_bytes": 2**20,
     "write_limit": 2**16,
+    "compression": "deflate",
+    "extensions": (),
     "max_header_bytes": 2**14,
 }
 
@@ -227,6 +239,11 @@ def _header_value(name: str, value: object) -> None:
     Headers([(name, cast(str, value))])
 
 
+def _compression(name: str, value: object) -> None:
+    if value != "deflate":
+        raise ValueError(f'{name} must be "deflate" or None, not {value!r}')
+
+
 def _or_none(check: Callable[[str, Any], object]) -> Callable[[str, object], None]:
     def check_unless_none(name: str, value: object) -> None:
         if value is not None:
@@ -251,6 +268,8 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "max_queue": _or_none(_count),
     "max_queue_bytes": _or_none(_count),
     "write_limit": _count,
+    "compression": _or_none(_compression),
+    "extensions": _named_already(check_extensions),
     "max_header_bytes": _count,
     "logger": _instance(logging.Logger),
     "origin": _or_none(_header_value),
@@ -306,4 +325,7 @@ def _resolve(options: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any
         options[name] = value
     interval, timeout = options["ping_interval"], options["ping_timeout"]
     options.setdefault("stall_timeout", (interval or _PING_SECONDS) + (timeout or _PING_SECONDS))
+    extensions = options["extensions"]
+    if options["compression"] and all(factory.name != _DEFLATE.name for factory in extensions):
+        options["extensions"] = [*extensions, _DEFLATE]
     return options

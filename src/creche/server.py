@@ -532,6 +532,7 @@ async def _accept(
             origins=options["origins"],
             subprotocols=options["subprotocols"],
             select_subprotocol=options["select_subprotocol"],
+            extensions=options["extensions"],
             hosts=options["hosts"],
             max_header_bytes=options["max_header_bytes"],
         )
@@ -548,6 +549,7 @@ async def _accept(
         request=request,
         response=response,
         subprotocol=handshake.subprotocol,
+        extensions=handshake.extensions,
         early_data=handshake.trailing_data,
     )
 

@@ -42,14 +42,15 @@ async def memory_pair(
         TypeError, ValueError: an option is not what it should be.
     """
     settings = client_options(options)
-    asking = ClientHandshake(parse_uri(uri))
-    answering = ServerHandshake()
+    asking = ClientHandshake(parse_uri(uri), extensions=settings["extensions"])
+    answering = ServerHandshake(extensions=settings["extensions"])
     request = answering.receive_data(asking.request_bytes())
     assert request is not None
     response = answering.accept(request)
     asking.receive_data(answering.respond(response))
     streams = memory_byte_pair(clogged_after=clogged_after)
     async with Background() as background:
+        extensions = asking.extensions, answering.extensions
         client, server = (
             WebSocket(
                 StreamTransport(stream),
@@ -58,8 +59,9 @@ async def memory_pair(
                 settings,
                 request=request,
                 response=response,
+                extensions=agreed,
             )
-            for side, stream in zip(Side, streams, strict=True)
+            for side, stream, agreed in zip(Side, streams, extensions, strict=True)
         )
         async with client, server:
             yield client, server

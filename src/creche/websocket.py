@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import anyio
 from anyio.abc import ObjectStream
@@ -18,6 +18,7 @@ from creche.handlers import ConnectionTaskGroup
 from creche.link import Link
 from creche.options import ConnectionOptions
 from creche.protocol.closing import Close, make_close
+from creche.protocol.extensions import Extension
 from creche.protocol.http import Request, Response
 from creche.protocol.states import Side
 from creche.transports.base import Transport
@@ -48,6 +49,7 @@ class WebSocket(ObjectStream[str | bytes]):
         request: Request,
         response: Response,
         subprotocol: str | None = None,
+        extensions: Sequence[Extension] = (),
         early_data: bytes = b"",
     ) -> None:
         """Take over a transport after the opening handshake, and begin to read.
@@ -60,7 +62,7 @@ class WebSocket(ObjectStream[str | bytes]):
         self._base_logger = options["logger"]
         self._id: uuid.UUID | None = None
         self._attributes = transport.extra_attributes
-        self._link = Link(transport, background, side, options)
+        self._link = Link(transport, background, side, options, extensions)
         self._link.start(early_data)
 
     # What is known of the connection
@@ -114,52 +116,83 @@ class WebSocket(ObjectStream[str | bytes]):
 
     # Messages
 
-    async def receive(self) -> str | bytes:
+    @overload
+    async def receive(self, *, decode: None = None) -> str | bytes: ...
+
+    @overload
+    async def receive(self, *, decode: Literal[True]) -> str: ...
+
+    @overload
+    async def receive(self, *, decode: Literal[False]) -> bytes: ...
+
+    async def receive(self, *, decode: bool | None = None) -> str | bytes:
         """The next message: str if it is text, bytes if it is binary.
 
         Cancelling it loses nothing. `async for message in ws` receives until the peer closes.
 
+        Args:
+            decode: True for a str and False for bytes, whichever was sent. Text has been checked to
+                be UTF-8 either way.
+
         Raises:
+            UnicodeDecodeError: `decode` is True, and a binary message is not UTF-8.
             ConnectionClosedOK: the peer has closed, and every message before was received.
             ConnectionClosedError: the connection was lost, or the peer broke the protocol.
             ConnectionAlreadyClosed: we have closed.
             anyio.BusyResourceError: another task is receiving.
         """
         message = self._link.take()
-        return await self._link.next_message() if message is None else message
+        if message is None:
+            message = await self._link.next_message()
+        if decode is None:
+            return message
+        if decode:
+            return message if isinstance(message, str) else message.decode()
+        return message.encode() if isinstance(message, str) else message
 
     def __anext__(self) -> Coroutine[Any, Any, str | bytes]:
         return self._link.next_message(iterating=True)
 
-    async def send(self, message: Message) -> None:
+    async def send(
+        self, message: Message, *, text: bool | None = None, compress: bool = True
+    ) -> None:
         """Send a message: str as text, bytes-like as binary (RFC 6455 5.6).
 
         It waits for room in the outbox and then commits the message whole. Cancelled means not
         sent; returned means committed, in order, but not yet delivered.
 
+        Args:
+            message: the message.
+            text: whether to send it as text, whatever its type; None if that is for its type to
+                say. For bytes that are UTF-8 already, as JSON libraries make them.
+            compress: False to send this message uncompressed, and unchanged by other extensions.
+
         Raises:
             TypeError: `message` is neither str nor bytes-like.
+            ValueError: it is text that is not UTF-8.
             ConnectionClosedOK: the peer has closed.
             ConnectionClosedError: the connection was lost.
             ConnectionAlreadyClosed: we have closed.
         """
         link = self._link
-        if not link.try_send(message):
+        if not link.try_send(message, text, compress):
             await link.wait_for_room()
-            link.send(message)
+            link.send(message, text, compress)
 
-    def send_nowait(self, message: Message) -> None:
-        """Send a message if there is room for it in the outbox.
+    def send_nowait(
+        self, message: Message, *, text: bool | None = None, compress: bool = True
+    ) -> None:
+        """Send a message if there is room for it in the outbox. Arguments are those of `send`.
 
         Raises:
             anyio.WouldBlock: there is none.
-            TypeError, ConnectionClosed: as `send`.
+            TypeError, ValueError, ConnectionClosed: as `send`.
         """
         link = self._link
         link.check_sendable()
         if not link.has_room():
             raise anyio.WouldBlock
-        link.send(message)
+        link.send(message, text, compress)
 
     async def flush(self) -> None:
         """Wait until the kernel has taken everything that was committed.

@@ -370,7 +370,7 @@ def add(line: str) -> Callable[[str], str]:
             InvalidHeader,
             "more than once",
         ),
-        (add("Sec-WebSocket-Extensions: x"), NegotiationError, "extensions not asked for: x"),
+        (add("Sec-WebSocket-Extensions: x"), NegotiationError, "extension not asked for: x"),
         (add("X: a\x01b"), InvalidMessage, "forbidden characters"),
         (add("X: " + "x" * 20_000), InvalidMessage, "more than 16384 bytes"),
     ],

@@ -32,6 +32,7 @@ ALLOWED = {
     "re",
     "typing",
     "urllib.parse",
+    "zlib",
 }
 
 SOURCES = sorted(Path(str(creche.protocol.__file__)).parent.glob("*.py"))

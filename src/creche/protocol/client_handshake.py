@@ -16,6 +16,12 @@ from creche.protocol.exceptions import (
     InvalidStatus,
     NegotiationError,
 )
+from creche.protocol.extensions import (
+    Extension,
+    ExtensionFactory,
+    agree_on,
+    format_offers,
+)
 from creche.protocol.handshake import (
     VERSION,
     accept_key,
@@ -46,6 +52,7 @@ class ClientHandshake:
         uri: what to connect to.
         origin: the value of the Origin header; None for no such header.
         subprotocols: what to offer, the preferred first.
+        extensions: what to offer, the preferred first.
         additional_headers: further header fields.
         user_agent_header: the value of the User-Agent header; None for no such header.
         max_header_bytes: the largest head of an answer, in bytes.
@@ -60,6 +67,7 @@ class ClientHandshake:
         *,
         origin: str | None = None,
         subprotocols: Sequence[str] = (),
+        extensions: Sequence[ExtensionFactory] = (),
         additional_headers: HeadersLike | None = None,
         user_agent_header: str | None = None,
         max_header_bytes: int = 2**14,
@@ -72,6 +80,8 @@ class ClientHandshake:
         self._interim_answers = 0
         self._in_head = True  # h11 bounds what comes after an interim answer
         self.subprotocol: str | None = None
+        self.extensions: list[Extension] = []
+        self._factories = extensions
         self.response: Response | None = None
         headers = Headers([("Host", uri.host_header)])
         headers.add("Upgrade", "websocket")
@@ -82,6 +92,8 @@ class ClientHandshake:
             headers.add("Origin", origin)
         if self._subprotocols:
             headers.add("Sec-WebSocket-Protocol", ", ".join(self._subprotocols))
+        if extensions:
+            headers.add("Sec-WebSocket-Extensions", format_offers(extensions))
         ours = frozenset(headers)
         for name, value in Headers(additional_headers or ()).fields:
             if name.lower() in ours:
@@ -174,8 +186,7 @@ class ClientHandshake:
         if accept != accept_key(self._key):
             raise InvalidHeader("Sec-WebSocket-Accept", accept, ": it does not match our key")
         if "Sec-WebSocket-Extensions" in headers:
-            extensions = headers["Sec-WebSocket-Extensions"]
-            raise NegotiationError(f"the server chose extensions not asked for: {extensions}")
+            self.extensions = agree_on(self._factories, headers["Sec-WebSocket-Extensions"])
         if "Sec-WebSocket-Protocol" in headers:
             subprotocol = single(headers, "Sec-WebSocket-Protocol")
             if subprotocol not in self._subprotocols:

@@ -32,7 +32,11 @@ cdef class Connection:
     cdef Py_ssize_t _dropped
     cdef public bytearray _tail
     cdef Py_ssize_t _finished
+    cdef readonly tuple extensions
     cdef FrameHeader _header
+    cdef object _decoder
+    cdef bint _decoding
+    cdef bint _finishing
     cdef public Py_ssize_t payload_left
 
     cpdef bint must_pause(self) except -1
@@ -59,11 +63,15 @@ cdef class Connection:
     cdef Py_ssize_t _parse_payload(
         self, bytearray data, Py_ssize_t position, Py_ssize_t end
     ) except -1
+    cdef _end_frame(self)
+    cdef _choose_decoder(self, int reserved)
+    cdef _decode(self)
     cdef _control(self, int opcode, bytes payload, double now)
     cdef _drop(self, Py_ssize_t size)
     @cython.locals(inbox=Inbox)
     cpdef next_message(self, double now)
-    cpdef send_message(self, int opcode, object payload)
+    cpdef Py_ssize_t payload_wanted(self) except -1
+    cpdef send_message(self, int opcode, object payload, bint encode=*)
     cpdef send_header(self, int opcode, Py_ssize_t length)
     cpdef bint output_left(self) except -1
     cdef _violation(self, exc, double now)

@@ -29,6 +29,8 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from creche.protocol.closing import (
     MAX_REASON_BYTES,
     NORMAL_CODES,
@@ -37,6 +39,7 @@ from creche.protocol.closing import (
     parse_close,
 )
 from creche.protocol.exceptions import PayloadTooBig, PeerError, ProtocolError
+from creche.protocol.extensions import Chain, Extension
 from creche.protocol.frames import (
     CLOSE,
     CONTINUATION,
@@ -57,6 +60,10 @@ from creche.protocol.timers import Timers, Verdict
 # socket with unread input would destroy our close frame on its way.
 DRAIN_BYTES = 2**20
 DRAIN_SECONDS = 1.0
+
+# A payload that an extension has changed is decoded in pieces: so many bytes go in, and come out.
+_ENCODED_PIECE = 2**14
+_DECODED_PIECE = 2**16
 
 # So many frames are parsed before others get a turn: a few bytes each fill a read with thousands.
 FRAMES_IN_A_ROW = 64
@@ -80,6 +87,7 @@ class Connection:
         close_timeout: seconds that closing may take.
         message_timeout: seconds that a message may take from its first byte to its last, not
             counting those in which we do not read; None for ever.
+        extensions: those that were agreed on, in the order of the header.
     """
 
     def __init__(
@@ -98,6 +106,7 @@ class Connection:
         stall_timeout: float | None = 40,
         close_timeout: float = 10,
         message_timeout: float | None = 60,
+        extensions: Sequence[Extension] = (),
     ) -> None:
         self.side = side
         self.outbox = outbox
@@ -127,7 +136,12 @@ class Connection:
         # room for.
         self._tail = bytearray()
         self._finished = 0  # the inbox's count when the unfinished message was looked at
-        self._header = FrameHeader(not self.masking)
+        self.extensions = tuple(extensions)
+        reserved_bits = sum(extension.reserved_bits for extension in self.extensions)
+        self._header = FrameHeader(not self.masking, reserved_bits)
+        self._decoder: Extension | None = None  # of the message that is arriving
+        self._decoding = False  # whether the decoder may have more to read
+        self._finishing = False  # and whether that is the end of the message
         self.payload_left = 0  # bytes missing of the data frame that is arriving
 
     # What the caller looks at
@@ -143,7 +157,11 @@ class Connection:
 
     def must_pause(self) -> bool:
         """Whether the inbox is full and bytes wait for it."""
-        return bool(self._tail) and self.inbox.full
+        return self.inbox.full and (bool(self._tail) or self._decoding)
+
+    def payload_wanted(self) -> int:
+        """Bytes that may be read at once without being kept unparsed."""
+        return self.payload_left if self._decoder is None else 0
 
     def kept(self) -> int:
         """Bytes that are kept of what arrived."""
@@ -215,9 +233,12 @@ class Connection:
         header = self._header
         position = 0
         turns = FRAMES_IN_A_ROW
-        while position < end and not self.ended:
+        while (position < end or self._decoding) and not self.ended:
             if inbox.full and not self._discarding:
                 break
+            if self._decoding:
+                self._decode()
+                continue
             if self.payload_left:
                 position = self._parse_payload(data, position, end)
                 continue
@@ -237,7 +258,13 @@ class Connection:
                     apply_mask(data, start, stop, header.key)
                 position = stop
                 self._control(opcode, bytes(data[start:stop]), now)
-            elif stop <= end and header.fin and inbox.between_messages and opcode != CONTINUATION:
+            elif (
+                stop <= end
+                and header.fin
+                and not header.reserved
+                and inbox.between_messages
+                and opcode != CONTINUATION
+            ):
                 position = stop
                 if not self._discarding:
                     if header.key is not None:
@@ -245,24 +272,68 @@ class Connection:
                     inbox.add_message(opcode, data, start, stop)
             else:
                 inbox.begin_frame(opcode)
+                if opcode != CONTINUATION:
+                    self._choose_decoder(header.reserved)
                 position = start
                 self.payload_left = header.length
                 if header.length == 0:
-                    inbox.end_frame(header.fin)
+                    self._end_frame()
         return position
 
     def _parse_payload(self, data: bytearray, position: int, end: int) -> int:
         header = self._header
         stop = min(position + self.payload_left, end)
+        if self._decoder is not None:
+            stop = min(stop, position + _ENCODED_PIECE)
         if header.key is not None:
             apply_mask(data, position, stop, header.key, header.length - self.payload_left)
         self.payload_left -= stop - position
-        self.inbox.add_payload(data, position, stop)
+        if self._decoder is None:
+            self.inbox.add_payload(data, position, stop)
+        elif not self._discarding:
+            self._decoder.feed(bytes(data[position:stop]))
+            self._decoding = True
         if self.payload_left == 0:
-            self.inbox.end_frame(header.fin)
+            self._end_frame()
         if self._discarding:
             self.inbox.clear()
         return stop
+
+    def _end_frame(self) -> None:
+        """All of a data frame's payload has been parsed."""
+        if self._decoding:
+            return  # what it became is not all there yet
+        if self._decoder is None or not self._header.fin:
+            self.inbox.end_frame(self._header.fin)
+        elif self._discarding:
+            self._decoder = None
+            self.inbox.abandon()
+        else:
+            self._decoder.finish()
+            self._decoding = self._finishing = True
+
+    def _choose_decoder(self, reserved: int) -> None:
+        """A message begins, whose first frame has these reserved bits."""
+        self._decoder = None
+        if reserved:
+            active = [e for e in reversed(self.extensions) if e.reserved_bits & reserved]
+            self._decoder = active[0] if len(active) == 1 else Chain(active)
+            self._decoder.begin()
+
+    def _decode(self) -> None:
+        """Take the next piece of what the decoder has."""
+        assert self._decoder is not None
+        data = self._decoder.read(_DECODED_PIECE)
+        if data:
+            self.inbox.add_payload(data, 0, len(data))
+            return
+        self._decoding = False
+        if self._finishing:
+            self._finishing = False
+            self._decoder = None
+            self.inbox.end_frame(True)
+        elif self.payload_left == 0:
+            self._end_frame()
 
     def _control(self, opcode: int, payload: bytes, now: float) -> None:
         if opcode == PING:
@@ -305,11 +376,27 @@ class Connection:
         """From now on messages are dropped; only control frames are looked at."""
         self._discarding = True
         self.inbox.clear()
+        if self._decoding:
+            self._decoding = self._finishing = False
+            if self.payload_left == 0:
+                self._end_frame()
 
     # Sending
 
-    def send_message(self, opcode: int, payload: bytes | bytearray | memoryview) -> None:
-        """Append a message in one frame to the outbox. `opcode` is TEXT or BINARY."""
+    def send_message(self, opcode: int, payload: bytes | memoryview, encode: bool = True) -> None:
+        """Append a message in one frame to the outbox.
+
+        Args:
+            opcode: TEXT or BINARY.
+            payload: the message.
+            encode: whether the extensions may change it.
+        """
+        if encode and self.extensions:
+            for extension in self.extensions:
+                encoded = extension.encode(payload)
+                if encoded is not None:
+                    payload = encoded
+                    opcode |= extension.reserved_bits
         append_frame(self.outbox, opcode, payload, new_key() if self.masking else None)
 
     def send_header(self, opcode: int, length: int) -> None:
@@ -420,6 +507,7 @@ class Connection:
         exc.__context__ = exc.__traceback__ = None
         self.failure = exc
         self._tail = bytearray()  # the old one may be in use
+        self._decoding = False
         if self.ended:  # a message taken late: the frames had ended already
             return
         self._move(Event.VIOLATION)

@@ -7,13 +7,15 @@ from creche.protocol.masking cimport apply_mask
 cdef class FrameHeader:
     cdef public bint fin
     cdef public int opcode
+    cdef public int reserved
+    cdef int _reserved_bits
     cdef public Py_ssize_t length
     cdef public bytes key
     cdef bint _masked
     cdef int _known
 
     @cython.locals(
-        first="unsigned char", second="unsigned char", opcode=int, length=Py_ssize_t, i=Py_ssize_t
+        first="unsigned char", second="unsigned char", opcode=int, reserved=int, length=Py_ssize_t, i=Py_ssize_t
     )
     cpdef Py_ssize_t read(
         self, const unsigned char* data, Py_ssize_t start, Py_ssize_t end

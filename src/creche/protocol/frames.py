@@ -34,20 +34,24 @@ class FrameHeader:
 
     Args:
         masked: whether this peer must mask: a client must, a server must not (RFC 6455 5.1).
+        reserved_bits: those that extensions have given a meaning (RFC 6455 5.2).
 
     Attributes:
         fin: whether the frame ends its message.
         opcode: the opcode.
+        reserved: the reserved bits that are set.
         length: of the payload, in bytes.
         key: the masking key, None where nothing is masked.
     """
 
-    def __init__(self, masked: bool) -> None:
+    def __init__(self, masked: bool, reserved_bits: int = 0) -> None:
         self.fin = False
         self.opcode = 0
+        self.reserved = 0
         self.length = 0
         self.key: bytes | None = None
         self._masked = masked
+        self._reserved_bits = reserved_bits
         self._known = _KNOWN
 
     def read(self, data: bytes | bytearray, start: int, end: int) -> int:
@@ -65,7 +69,8 @@ class FrameHeader:
             return -1
         first = data[start]
         opcode = first & 0x0F
-        if first & 0x70 or not self._known >> opcode & 1 or first & 0x88 == 0x08:
+        reserved = first & 0x70
+        if reserved or not self._known >> opcode & 1 or first & 0x88 == 0x08:
             self._check_first(first, opcode)
         if start + 1 == end:
             return -1
@@ -106,15 +111,19 @@ class FrameHeader:
             start += 4
         self.fin = first & 0x80 != 0
         self.opcode = opcode
+        self.reserved = reserved
         self.length = length
         return start
 
     def _check_first(self, first: int, opcode: int) -> None:
-        if first & 0x70:
+        if first & 0x70 & ~self._reserved_bits:
             raise ProtocolError("a reserved bit is set that no extension gave a meaning to")
         if opcode not in OPCODES:
             raise ProtocolError(f"unknown opcode {opcode:#x}")
-        raise ProtocolError(f"a {OPCODES[opcode]} frame is fragmented")
+        if first & 0x70 and opcode != TEXT and opcode != BINARY:
+            raise ProtocolError(f"a {OPCODES[opcode]} frame has a reserved bit of messages set")
+        if first & 0x88 == 0x08:
+            raise ProtocolError(f"a {OPCODES[opcode]} frame is fragmented")
 
 
 def append_header(out: bytearray, opcode: int, length: int, fin: bool, masked: bool) -> None:

@@ -43,5 +43,5 @@ cdef class Inbox:
     cdef _drop_first(self)
 
 
-cpdef int message_opcode(object message) except -1
-cpdef encode_message(object message)
+cpdef int message_opcode(object message, object text=*) except -1
+cpdef encode_message(object message, object text=*)

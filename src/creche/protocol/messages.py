@@ -32,26 +32,31 @@ _MAX_TAKEN = 64
 _new_decoder = codecs.getincrementaldecoder("utf-8")
 
 
-def message_opcode(message: object) -> int:
-    """The opcode of a message: str is text, bytes-like is binary."""
-    return TEXT if isinstance(message, str) else BINARY
+def message_opcode(message: object, text: bool | None = None) -> int:
+    """The opcode of a message: str is text, bytes-like is binary, unless `text` says otherwise."""
+    return TEXT if (isinstance(message, str) if text is None else text) else BINARY
 
 
-def encode_message(message: object) -> bytes | memoryview:
+def encode_message(message: object, text: bool | None = None) -> bytes | memoryview:
     """The payload of a message.
 
     Raises:
         TypeError: `message` is neither str nor bytes-like.
-        ValueError: a str with lone surrogates, which UTF-8 does not have.
+        ValueError: a str with lone surrogates, or bytes as text, that are not UTF-8.
     """
-    if isinstance(message, bytes):
-        return message
+    payload: bytes | memoryview
     if isinstance(message, str):
         return message.encode()
-    if isinstance(message, bytearray | memoryview):
+    if isinstance(message, bytes):
+        payload = message
+    elif isinstance(message, bytearray | memoryview):
         view = memoryview(message)
-        return view.cast("B") if view.c_contiguous else view.tobytes()
-    raise TypeError(f"message must be str or bytes-like, not {type(message).__name__}")
+        payload = view.cast("B") if view.c_contiguous else view.tobytes()
+    else:
+        raise TypeError(f"message must be str or bytes-like, not {type(message).__name__}")
+    if text:
+        codecs.utf_8_decode(payload, "strict", True)
+    return payload
 
 
 def _not_utf8(exc: UnicodeDecodeError) -> ProtocolError:
@@ -126,6 +131,12 @@ class Inbox:
         self._pending = 0
         self._taken.clear()
         self._taken_size = 0
+
+    def abandon(self) -> None:
+        """Drop everything; the unfinished message ends without being looked at."""
+        self.clear()
+        self.between_messages = True
+        self._decoder = None
 
     # Writing
 

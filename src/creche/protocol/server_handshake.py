@@ -19,6 +19,7 @@ from creche.protocol.exceptions import (
     InvalidUpgrade,
     Rejection,
 )
+from creche.protocol.extensions import Extension, ExtensionFactory, choose_from
 from creche.protocol.handshake import VERSION, accept_key, check_upgrade, single
 from creche.protocol.headers import Headers, HeadersLike
 from creche.protocol.http import (
@@ -48,6 +49,7 @@ class ServerHandshake:
             str, patterns that must match whole, and None for requests without an Origin header.
         subprotocols: the supported ones, the preferred first.
         select_subprotocol: chooses instead, from those that the client offers.
+        extensions: the supported ones.
         hosts: the hosts that may be asked for: names, "*.name" for every one below it, "loopback",
             or None for every one.
         max_header_bytes: the largest head of a request, in bytes.
@@ -61,11 +63,14 @@ class ServerHandshake:
         origins: Origins = "same-host",
         subprotocols: Sequence[str] = (),
         select_subprotocol: SelectSubprotocol | None = None,
+        extensions: Sequence[ExtensionFactory] = (),
         hosts: Hosts = None,
         max_header_bytes: int = 2**14,
     ) -> None:
         self.request: Request | None = None
         self.subprotocol: str | None = None
+        self.extensions: list[Extension] = []
+        self._factories = extensions
         self._origins = origins
         self._subprotocols = subprotocols
         self._select_subprotocol = select_subprotocol
@@ -170,10 +175,24 @@ class ServerHandshake:
             raise reject(426, f"Sec-WebSocket-Version {version} is not supported", extra)
         self._check_origin(headers)
         self.subprotocol = self._choose_subprotocol(request)
+        extensions = self._choose_extensions(headers)
         response = Response(101, [*upgrade, ("Sec-WebSocket-Accept", accept_key(key))])
         if self.subprotocol is not None:
             response.headers.add("Sec-WebSocket-Protocol", self.subprotocol)
+        if extensions:
+            response.headers.add("Sec-WebSocket-Extensions", extensions)
         return response
+
+    def _choose_extensions(self, headers: Headers) -> str:
+        """The header that answers the client's offers; empty for none."""
+        offers = headers.get("Sec-WebSocket-Extensions")
+        if offers is None:
+            return ""
+        try:
+            answer, self.extensions = choose_from(self._factories, offers)
+        except InvalidHeader as exc:
+            raise reject(400, str(exc)) from None
+        return answer
 
     def _check_origin(self, headers: Headers) -> None:
         """A browser tells the page's origin; others need not (RFC 6455 10.2)."""

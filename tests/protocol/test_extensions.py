@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from creche.protocol.connection import Connection
+from creche.protocol.deflate import PerMessageDeflate
+from creche.protocol.exceptions import InvalidHeader, NegotiationError, ProtocolError
+from creche.protocol.extensions import (
+    MAX_OFFERS,
+    Extension,
+    ExtensionFactory,
+    Parameters,
+    agree_on,
+    check_extensions,
+    choose_from,
+    format_offers,
+    parse_extensions,
+)
+from creche.protocol.frames import BINARY, CONTINUATION, PING, append_frame
+from creche.protocol.states import Side
+
+# Header
+
+
+@pytest.mark.parametrize(
+    ("header", "extensions"),
+    [
+        ("", []),
+        ("a", [("a", [])]),
+        ("a, b", [("a", []), ("b", [])]),
+        (" a ; b = c;d,\te", [("a", [("b", "c"), ("d", None)]), ("e", [])]),
+        ('a; b="c"', [("a", [("b", "c")])]),
+        (",a,,b,", [("a", []), ("b", [])]),
+        ("a; b; b=1", [("a", [("b", None), ("b", "1")])]),
+    ],
+)
+def test_the_header_is_parsed(header: str, extensions: Any) -> None:
+    assert parse_extensions(header) == extensions
+
+
+@pytest.mark.parametrize(
+    "header",
+    [";", "a b", "a;", "a; =1", "a; b=", 'a; b="', 'a; b=""', 'a; b="c d"', "a=b", "é", '"'],
+)
+def test_a_malformed_header_is_refused(header: str) -> None:
+    with pytest.raises(InvalidHeader, match="malformed"):
+        parse_extensions(header)
+
+
+# An extension of one's own
+
+
+class Tag(Extension):
+    """Puts a tag before each message that is not empty."""
+
+    def __init__(self, tag: bytes, bit: int) -> None:
+        self.reserved_bits = bit
+        self._tag = tag
+        self._missing = b""
+        self._data = b""
+
+    def encode(self, payload: bytes | memoryview) -> bytes | None:
+        return self._tag + bytes(payload) if payload else None
+
+    def begin(self) -> None:
+        self._missing = self._tag
+
+    def feed(self, data: bytes) -> None:
+        size = min(len(self._missing), len(data))
+        if data[:size] != self._missing[:size]:
+            raise ProtocolError("another tag")
+        self._missing = self._missing[size:]
+        self._data = data[size:]
+
+    def finish(self) -> None:
+        if self._missing:
+            raise ProtocolError("no tag")
+
+    def read(self, limit: int) -> bytes:
+        piece, self._data = self._data[:limit], self._data[limit:]
+        return piece
+
+
+class TagFactory(ExtensionFactory):
+    def __init__(self, name: str, tag: str, bit: int = Extension.RSV2) -> None:
+        self.name = name
+        self._tag = tag
+        self._bit = bit
+
+    def offers(self) -> list[Parameters]:
+        return [[("tag", self._tag)], []]
+
+    def agree(self, parameters: Parameters) -> Extension:
+        if dict(parameters) != {"tag": self._tag}:
+            raise NegotiationError("another tag")
+        return Tag(self._tag.encode(), self._bit)
+
+    def choose(self, parameters: Parameters) -> tuple[Parameters, Extension] | None:
+        if dict(parameters).get("tag") != self._tag:
+            return None
+        return parameters, Tag(self._tag.encode(), self._bit)
+
+
+TAG = TagFactory("t", "abc")
+RIVAL = TagFactory("rival", "abc")
+
+
+def test_both_sides_come_to_the_same_extensions() -> None:
+    client = [TAG, PerMessageDeflate()]
+    offer = format_offers(client)
+    assert offer.startswith("t; tag=abc, t, permessage-deflate; ")
+    answer, chosen = choose_from([PerMessageDeflate(), TAG], offer)
+    assert answer.startswith("t; tag=abc, permessage-deflate; ")  # the client's order
+    agreed = agree_on(client, answer)
+    assert [type(e) for e in agreed] == [type(e) for e in chosen]
+
+
+def test_a_server_declines_what_it_does_not_know_or_cannot_combine() -> None:
+    assert choose_from([], "t; tag=abc") == ("", [])
+    assert choose_from([TAG], "t; tag=x, other") == ("", [])
+    answer, chosen = choose_from([TAG, RIVAL], "rival; tag=abc, t; tag=abc")
+    assert answer == "rival; tag=abc"
+    assert len(chosen) == 1
+
+
+def test_of_several_offers_the_first_that_suits_is_taken() -> None:
+    assert choose_from([TAG], "t; tag=x, t; tag=abc, t; tag=abc")[0] == "t; tag=abc"
+
+
+def test_so_many_offers_are_looked_at() -> None:
+    few = ", ".join(["t; tag=x"] * (MAX_OFFERS - 1) + ["t; tag=abc"])
+    assert choose_from([TAG], few)[0] == "t; tag=abc"
+    assert choose_from([TAG], "other, " + few)[0] == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("other", "not asked for: other"),
+        ("t; tag=abc, t; tag=abc", "not asked for: t"),
+        ("t; tag=x", "another tag"),
+        ("t; tag=abc, rival; tag=abc", "the same bit"),
+    ],
+)
+def test_a_client_refuses_other_answers(answer: str, why: str) -> None:
+    with pytest.raises(NegotiationError, match=why):
+        agree_on([TAG, RIVAL], answer)
+
+
+def test_the_option_is_checked() -> None:
+    with pytest.raises(TypeError, match="must hold ExtensionFactory objects, not str"):
+        check_extensions(["xor"])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="same name"):
+        check_extensions([TAG, TAG])
+
+
+# Messages
+
+
+def pair(*factories: ExtensionFactory) -> tuple[Connection, Connection]:
+    """A client and a server that have agreed on these."""
+    answer, chosen = choose_from(factories, format_offers(factories))
+    agreed = agree_on(factories, answer)
+    return (
+        Connection(Side.CLIENT, bytearray(), 0, extensions=agreed),
+        Connection(Side.SERVER, bytearray(), 0, extensions=chosen),
+    )
+
+
+@pytest.mark.parametrize("size", [1, 1000, 100_000])
+def test_a_message_goes_through_several_extensions(size: int) -> None:
+    client, server = pair(
+        TAG, TagFactory("u", "de", Extension.RSV3), PerMessageDeflate(threshold=0)
+    )
+    data = b"x" * size
+    client.send_message(BINARY, data)
+    assert client.outbox[0] & 0x70 == 0x70
+    for i in range(len(client.outbox)):
+        server.receive_data(client.outbox[i : i + 1], 0)
+    assert server.next_message(0) == data
+
+
+@pytest.mark.parametrize(("payload", "why"), [(b"abd", "another tag"), (b"ab", "no tag")])
+def test_a_message_that_an_extension_cannot_read_fails_the_connection(
+    payload: bytes, why: str
+) -> None:
+    _, server = pair(TAG)
+    data = bytearray()
+    append_frame(data, BINARY | Extension.RSV2, payload, b"abcd")
+    server.receive_data(data, 0)
+    assert server.next_message(0) is None
+    assert str(server.failure) == why
+
+
+def test_a_message_may_be_left_as_it_is() -> None:
+    client, server = pair(TAG)
+    client.send_message(BINARY, b"")
+    client.send_message(BINARY, b"x", False)
+    assert [client.outbox[0], client.outbox[6]] == [0x80 | BINARY] * 2
+    server.receive_data(client.outbox, 0)
+    assert [server.next_message(0), server.next_message(0)] == [b"", b"x"]
+
+
+@pytest.mark.parametrize("opcode", [PING, CONTINUATION])
+def test_a_bit_of_messages_may_only_stand_in_their_first_frame(opcode: int) -> None:
+    _, server = pair(TAG)
+    data = bytearray()
+    append_frame(data, BINARY, b"", b"abcd", fin=False)
+    append_frame(data, opcode | Extension.RSV2, b"", b"abcd")
+    server.receive_data(data, 0)
+    assert server.next_message(0) is None
+    assert isinstance(server.failure, ProtocolError)
+    assert "has a reserved bit of messages set" in str(server.failure)
+
+
+def test_a_bit_of_no_extension_is_refused() -> None:
+    _, server = pair(TAG)
+    data = bytearray()
+    append_frame(data, BINARY | Extension.RSV3, b"", b"abcd")
+    server.receive_data(data, 0)
+    assert "that no extension gave a meaning to" in str(server.failure)
