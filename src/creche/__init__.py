@@ -8,6 +8,7 @@ from __future__ import annotations
 from creche._version import __version__
 from creche.broadcast import broadcast
 from creche.client import client_websocket, connect, connect_unix
+from creche.codec import codec
 from creche.exceptions import (
     ConnectionAlreadyClosed,
     ConnectionClosed,
@@ -85,6 +86,7 @@ __all__ = [
     "__version__",
     "broadcast",
     "client_websocket",
+    "codec",
     "connect",
     "connect_unix",
     "discard",
