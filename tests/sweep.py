@@ -459,6 +459,23 @@ async def receive(ws: creche.WebSocket, peer: Peer, log: Log) -> None:
         log.append(await ws.receive())
 
 
+async def send_stream(ws: creche.WebSocket, peer: Peer, log: Log) -> None:
+    async with ws.send_stream() as stream:
+        for number in range(3):
+            checkpoints()
+            await stream.send(bytes([number]) * LARGE)
+    log.append(b"".join(bytes([number]) * LARGE for number in range(3)))
+
+
+async def receive_stream(ws: creche.WebSocket, peer: Peer, log: Log) -> None:
+    for _ in range(4):
+        checkpoints()
+        async with ws.receive_stream() as stream:
+            log.append(DROPPED)
+            chunks = [chunk async for chunk in stream]
+        log[-1] = type(chunks[0])().join(chunks)  # type: ignore[arg-type]
+
+
 async def ping(ws: creche.WebSocket, peer: Peer, log: Log) -> None:
     await ws.ping()
 
@@ -520,6 +537,8 @@ METHODS: dict[str, Callable[[creche.WebSocket, Peer, Log], Coroutine[Any, Any, N
     "send, small": send_small,
     "send, large": send_large,
     "receive": receive,
+    "send_stream": send_stream,
+    "receive_stream": receive_stream,
     "ping": ping,
     "flush": flush,
     "aclose": aclose,
@@ -529,6 +548,11 @@ METHODS: dict[str, Callable[[creche.WebSocket, Peer, Log], Coroutine[Any, Any, N
     "run, an error": error_in_run,
 }
 
+RECEIVING = ("receive", "receive_stream")
+
+# What stands for a message that was received in part: the rest of it is dropped.
+DROPPED = b"dropped"
+
 OFFERED: list[str | bytes] = ["one", "two", "three", b"four" * 50_000]
 
 
@@ -536,7 +560,7 @@ async def method_once(world: World, name: str, peer_kind: str, k: int, how: str)
     log: Log = []
     async with AsyncExitStack() as stack:
         ws, peer = await stack.enter_async_context(world.opened())
-        if name == "receive":
+        if name in RECEIVING:
             for message in OFFERED[:2]:
                 await peer.say(message)
             if peer_kind == "quick":
@@ -562,7 +586,7 @@ async def method_once(world: World, name: str, peer_kind: str, k: int, how: str)
         await stack.aclose()
     check(ws.close_code is not None, "the connection is still open")
     await world.end_peers()
-    if name != "receive":
+    if name not in RECEIVING:
         check_received(peer, log, peer_kind)
     return outcome
 
@@ -576,10 +600,15 @@ async def say_rest(peer: Peer) -> None:
 async def use_again(name: str, ws: creche.WebSocket, peer: Peer, log: Log) -> None:
     """A call that was cancelled has done no harm."""
     with anyio.fail_after(BOUND):
-        if name == "receive":
+        if name in RECEIVING:
             while len(log) < len(OFFERED):
                 log.append(await ws.receive())
-            check(log == OFFERED, "received messages were lost or out of order")
+            expected = [
+                DROPPED if message == DROPPED else offered
+                for message, offered in zip(log, OFFERED, strict=True)
+            ]
+            check(log == expected, "received messages were lost or out of order")
+            check(name != "receive" or DROPPED not in log, "receive() has dropped a message")
         if ws._link.is_open():
             await ws.send("afterwards")
             log.append("afterwards")

@@ -25,8 +25,9 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("message", ["", "é☃🐍", "x" * 100_000, b"", b"\xff\x00", b"x" * 100_000])
-async def test_messages_go_both_ways(message: str | bytes) -> None:
-    async with memory_pair() as (client, server):
+@pytest.mark.parametrize("compression", ["deflate", None])
+async def test_messages_go_both_ways(message: str | bytes, compression: Any) -> None:
+    async with memory_pair(compression=compression) as (client, server):
         for source, target in ((client, server), (server, client)):
             await source.send(message)
             received = await target.receive()

@@ -48,6 +48,7 @@ from creche.server import (
     server_websocket,
     serving,
 )
+from creche.streams import ReceiveStream, SendStream
 from creche.websocket import WebSocket, discard
 
 __all__ = [
@@ -75,8 +76,10 @@ __all__ = [
     "PayloadTooBig",
     "PerMessageDeflate",
     "ProtocolError",
+    "ReceiveStream",
     "Request",
     "Response",
+    "SendStream",
     "Server",
     "ServerHandshakeOptions",
     "ServerOptions",

@@ -49,6 +49,6 @@ def broadcast(
             committed += 1
         else:
             passed_over.append(ws)
-            if slow == "close" and link.is_open():
+            if slow == "close" and link.is_open() and link.is_slow():
                 link.begin_close(Close(1008, "too slow"))
     return passed_over

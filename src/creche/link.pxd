@@ -27,6 +27,8 @@ cdef class Link(Receiver):
     cdef object _error
     cdef bint _outcome_seen
     cdef bint _receiving
+    cdef bint _taking_parts
+    cdef bint _sending_parts
     cdef Waiter _arrival
     cdef list _senders
     cdef list _flushers
@@ -34,8 +36,11 @@ cdef class Link(Receiver):
     cdef list _groups
     cdef object __weakref__
 
-    @cython.locals(resumed=bint, connection=Connection)
     cpdef take(self)
+    cdef _check_not_busy(self)
+    @cython.locals(resumed=bint, connection=Connection)
+    cdef _take(self, bint part)
+    cdef _next_sender(self)
     cdef _arrived(self)
     cdef _wake_receiver(self)
     @cython.locals(inbox=Inbox)
@@ -43,6 +48,7 @@ cdef class Link(Receiver):
     cdef _report_end(self)
     cpdef bint is_open(self) except -1
     cpdef bint has_room(self) except -1
+    cpdef bint is_slow(self) except -1
     cpdef check_sendable(self)
     cpdef bint try_send(self, object message, object text, bint compress) except -1
     cpdef send(self, object message, object text, bint compress)

@@ -26,6 +26,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from typing import Any
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -114,6 +115,8 @@ class Link(Receiver):
         self._outcome_seen = False
         # Who waits.
         self._receiving = False
+        self._taking_parts = False  # whether messages are taken bit by bit
+        self._sending_parts = False  # whether a message is begun and not finished
         self._arrival = background.new_waiter()
         self._senders: list[_Sender] = []
         self._flushers: list[anyio.Event] = []
@@ -150,6 +153,41 @@ class Link(Receiver):
                 raise StopAsyncIteration from None
             raise
 
+    def begin_parts(self) -> None:
+        """From now on messages are taken bit by bit, by one task.
+
+        Raises:
+            anyio.BusyResourceError: another one receives.
+        """
+        self._check_not_busy()
+        self._taking_parts = True
+
+    async def next_part(self) -> tuple[str | bytes, bool]:
+        """Wait for some of the next message; it comes with whether that is its end.
+
+        Raises:
+            ConnectionClosed: there is none to come.
+        """
+        if self._receiving:
+            raise anyio.BusyResourceError("receiving from")
+        part: tuple[str | bytes, bool] | None = self._take(True)
+        while part is None:
+            try:
+                await self._arrived()
+            finally:
+                self._receiving = False
+            part = self._take(True)
+        return part
+
+    def end_parts(self, finished: bool) -> None:
+        """Messages are taken whole again; the rest of this one is dropped if it is not finished."""
+        self._taking_parts = False
+        if not finished:
+            self.connection.inbox.skip_message()
+            if self._paused:
+                self._resume()
+            self._count()
+
     def take(self) -> str | bytes | None:
         """The next message; None if it has to be waited for.
 
@@ -157,17 +195,29 @@ class Link(Receiver):
             ConnectionClosed: there is none to come.
             anyio.BusyResourceError: another task is waiting.
         """
-        if self._receiving:
+        self._check_not_busy()
+        message: str | bytes | None = self._take(False)
+        return message
+
+    def _check_not_busy(self) -> None:
+        if self._receiving or self._taking_parts:
             raise anyio.BusyResourceError("receiving from")
+
+    def _take(self, part: bool) -> Any:
+        """The next message, or some of it; None if it has to be waited for."""
         if self._budget.spend():
             return None
         while True:
             if self.closed_by_us:
                 raise self.ending(EndOfMessages)
             connection = self.connection
-            message = connection.inbox.take_message()
-            if message is None and (connection.ended or connection.inbox.too_big):
-                message = connection.next_message(self._now())
+            message: Any
+            if part:
+                message = connection.next_part(self._now())
+            else:
+                message = connection.inbox.take_message()
+                if message is None and (connection.ended or connection.inbox.too_big):
+                    message = connection.next_message(self._now())
             resumed = self._paused and connection.inbox.is_low()
             if resumed:
                 self._resume()
@@ -196,7 +246,12 @@ class Link(Receiver):
     def _may_go_on(self) -> bool:
         """Whether a task waits for a message, and needs not."""
         inbox = self.connection.inbox
-        return self._receiving and (bool(inbox.messages) or inbox.full or self.connection.ended)
+        return self._receiving and (
+            bool(inbox.messages)
+            or inbox.full
+            or self.connection.ended
+            or (self._taking_parts and inbox.has_part())
+        )
 
     def _report_end(self) -> None:
         """The application has got to the end of the stream."""
@@ -214,7 +269,11 @@ class Link(Receiver):
 
     def has_room(self) -> bool:
         """Whether a message may be committed before others that wait."""
-        return len(self.transport.outbox) < self._write_limit and not self._senders
+        return not (self._senders or self._sending_parts or self.is_slow())
+
+    def is_slow(self) -> bool:
+        """Whether too much waits for the peer already."""
+        return len(self.transport.outbox) >= self._write_limit
 
     def check_sendable(self) -> None:
         if not self.is_open():
@@ -274,22 +333,25 @@ class Link(Receiver):
             self.transport.write(payload)
             self._written()
 
-    async def wait_for_room(self) -> None:
-        """Wait until a message may be committed; the caller commits it without an await."""
+    async def wait_for_room(self, within: bool = False) -> None:
+        """Wait until a message may be committed; the caller commits it without an await.
+
+        Args:
+            within: whether the frame may stand within a message that another task has begun: a
+                control frame, or one of that message itself.
+        """
         if self._budget.spend():
             self._streaming = True
             self._budget.reset()
             await checkpoint()
         self.check_sendable()
-        if self.has_room():
+        if self.has_room() or (within and self._sending_parts and not self.is_slow()):
             return
         self.flush_now()
-        sender = _Sender()
+        sender = _Sender(within)
         self._senders.append(sender)
         try:
-            while not (
-                len(self.transport.outbox) < self._write_limit and self._senders[0] is sender
-            ):
+            while self._next_sender() is not sender:
                 await sender.woken.wait()
                 sender.woken = anyio.Event()
                 self._budget.reset()
@@ -298,9 +360,35 @@ class Link(Receiver):
             self._senders.remove(sender)
             self._wake_sender()  # woken and cancelled, or room for more: the next one's turn
 
+    def _next_sender(self) -> _Sender | None:
+        """Whose turn it is."""
+        if self.is_slow():
+            return None
+        if self._sending_parts:
+            return next((sender for sender in self._senders if sender.within), None)
+        return self._senders[0] if self._senders else None
+
     def _wake_sender(self) -> None:
-        if self._senders and len(self.transport.outbox) < self._write_limit:
-            self._senders[0].woken.set()
+        sender = self._next_sender()
+        if sender is not None:
+            sender.woken.set()
+
+    # A message in parts
+
+    async def begin_message(self) -> None:
+        """Wait until a message may be sent bit by bit; until `end_message` no other one is."""
+        await self.wait_for_room()
+        self._sending_parts = True
+
+    def send_part(self, opcode: int, payload: bytes | memoryview, fin: bool) -> None:
+        """Commit a frame of the message that was begun; there is room."""
+        self.connection.send_fragment(opcode, payload, fin)
+        self.commit()
+
+    def end_message(self) -> None:
+        """Others may send again."""
+        self._sending_parts = False
+        self._wake_sender()
 
     def commit(self) -> None:
         """Something was appended to the outbox: write it, now or at the end of the turn."""
@@ -381,7 +469,7 @@ class Link(Receiver):
 
     async def ping(self, payload: bytes | None) -> float:
         """Send a ping and wait for its pong; the seconds it took."""
-        await self.wait_for_room()
+        await self.wait_for_room(within=True)
         ping = self.connection.send_ping(payload, self._now())
         self.commit()
         self._reschedule()
@@ -698,7 +786,8 @@ class Link(Receiver):
 class _Sender:
     """A task that waits for room in the outbox."""
 
-    __slots__ = ("woken",)
+    __slots__ = ("within", "woken")
 
-    def __init__(self) -> None:
+    def __init__(self, within: bool) -> None:
+        self.within = within
         self.woken = anyio.Event()

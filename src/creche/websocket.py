@@ -21,6 +21,7 @@ from creche.protocol.closing import Close, make_close
 from creche.protocol.extensions import Extension
 from creche.protocol.http import Request, Response
 from creche.protocol.states import Side
+from creche.streams import ReceiveStream, SendStream
 from creche.transports.base import Transport
 
 Message = str | bytes | bytearray | memoryview
@@ -194,6 +195,24 @@ class WebSocket(ObjectStream[str | bytes]):
             raise anyio.WouldBlock
         link.send(message, text, compress)
 
+    def send_stream(self, *, text: bool = False) -> SendStream:
+        """Send a message bit by bit, as an async context manager that gives a SendStream.
+
+        For a message that does not fit into memory, or is not known yet. Other tasks wait with
+        their messages until it is finished; pings go on.
+
+        Args:
+            text: whether it is text.
+        """
+        return SendStream(self._link, text)
+
+    def receive_stream(self) -> ReceiveStream:
+        """Receive a message bit by bit, as an async context manager that gives a ReceiveStream.
+
+        For a message that does not fit into memory: `max_size` does not hold for it.
+        """
+        return ReceiveStream(self._link)
+
     async def flush(self) -> None:
         """Wait until the kernel has taken everything that was committed.
 
@@ -230,7 +249,7 @@ class WebSocket(ObjectStream[str | bytes]):
             ConnectionClosed: as `send`.
         """
         payload = _control_payload(data)
-        await self._link.wait_for_room()
+        await self._link.wait_for_room(within=True)
         self._link.connection.send_pong(payload)
         self._link.commit()
 

@@ -66,6 +66,7 @@ _ENCODED_PIECE = 2**14
 _DECODED_PIECE = 2**16
 
 # So many frames are parsed before others get a turn: a few bytes each fill a read with thousands.
+# A piece that was decoded counts as one.
 FRAMES_IN_A_ROW = 64
 
 
@@ -237,6 +238,10 @@ class Connection:
             if inbox.full and not self._discarding:
                 break
             if self._decoding:
+                if turns == 0:
+                    self.must_continue = True
+                    break
+                turns -= 1
                 self._decode()
                 continue
             if self.payload_left:
@@ -372,6 +377,19 @@ class Connection:
             self.fail(now)
         return message
 
+    def next_part(self, now: float) -> tuple[str | bytes, bool] | None:
+        """What there is of the next message, and whether that is its end.
+
+        None while there is nothing. Where it is None and `ended` is true, as for next_message. A
+        message that is taken bit by bit has `message_timeout` for each bit, and no `max_size`.
+        """
+        part = self.inbox.take_part()
+        if part is None and self.state is State.FAILING:
+            self.fail(now)
+        if part is not None and self.timers.is_watching_message():
+            self.timers.message_began(now)
+        return part
+
     def discard_input(self) -> None:
         """From now on messages are dropped; only control frames are looked at."""
         self._discarding = True
@@ -398,6 +416,16 @@ class Connection:
                     payload = encoded
                     opcode |= extension.reserved_bits
         append_frame(self.outbox, opcode, payload, new_key() if self.masking else None)
+
+    def send_fragment(self, opcode: int, payload: bytes | memoryview, fin: bool) -> None:
+        """Append a frame of a message in several to the outbox; extensions leave it as it is.
+
+        Args:
+            opcode: TEXT or BINARY, CONTINUATION after the first.
+            payload: some of the message.
+            fin: whether that is its end.
+        """
+        append_frame(self.outbox, opcode, payload, new_key() if self.masking else None, fin)
 
     def send_header(self, opcode: int, length: int) -> None:
         """Append the header of a message in one frame, whose payload the caller writes next.

@@ -23,6 +23,7 @@ cdef class Inbox:
     cdef Py_ssize_t _pending
     cdef list _taken
     cdef Py_ssize_t _taken_size
+    cdef bint _skipping
 
     cpdef Py_ssize_t kept(self) except -1
     cpdef bint is_low(self) except -1
@@ -40,6 +41,7 @@ cdef class Inbox:
 
     @cython.locals(part=tuple, size=Py_ssize_t, fin=bint)
     cpdef take_message(self)
+    cpdef bint has_part(self) except -1
     cdef _drop_first(self)
 
 

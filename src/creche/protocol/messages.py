@@ -67,8 +67,8 @@ class Inbox:
     """What has arrived and was not taken yet, in order.
 
     The writing side is begin_frame, add_payload and end_frame, or add_message for a message that
-    is whole. The reading side is take_message. Bytes are given as data[start:stop] of the
-    caller's, who has unmasked them.
+    is whole. The reading side is take_message, or take_part and skip_message. Bytes are given
+    as data[start:stop] of the caller's, who has unmasked them.
 
     Attributes:
         full: whether a bound is reached; what arrives further has to wait.
@@ -109,6 +109,7 @@ class Inbox:
         # The message that is being taken.
         self._taken: list[str | bytes] = []
         self._taken_size = 0
+        self._skipping = False  # what is still to arrive of this message is dropped
 
     def is_low(self) -> bool:
         """Whether so much room is left that going on is worth it."""
@@ -131,6 +132,7 @@ class Inbox:
         self._pending = 0
         self._taken.clear()
         self._taken_size = 0
+        self._skipping = False
 
     def abandon(self) -> None:
         """Drop everything; the unfinished message ends without being looked at."""
@@ -157,6 +159,9 @@ class Inbox:
         self._add(message, stop - start, True)
 
     def _add(self, data: str | bytes, size: int, fin: bool) -> None:
+        if self._skipping:
+            self._skipping = not fin
+            return
         self.parts.append((data, size, fin))
         self.bytes += size
         if fin:
@@ -195,6 +200,8 @@ class Inbox:
         Raises:
             ProtocolError: text that cannot become UTF-8 any more.
         """
+        if self._skipping and self._opcode != TEXT:
+            return
         self._pending += stop - start
         with memoryview(data)[start:stop] as piece:
             if self._opcode == TEXT:
@@ -272,6 +279,44 @@ class Inbox:
                 self._taken_size = 0
                 return whole
         return None
+
+    def has_part(self) -> bool:
+        """Whether take_part would give something, if only the end of a message."""
+        arriving = self._text or self._binary is not None
+        return bool(self._taken or self._first < len(self.parts)) or (
+            bool(arriving) and not self._skipping
+        )
+
+    def take_part(self) -> tuple[str | bytes, bool] | None:
+        """What there is of the next message, and whether that is its end; None for nothing yet.
+
+        So the whole message is given bit by bit, however large it is.
+        """
+        if self._taken:
+            begun: str | bytes = type(self._taken[0])().join(self._taken)  # type: ignore[arg-type]
+            self._taken.clear()
+            self._taken_size = 0
+            return begun, False
+        if self._first == len(self.parts):
+            if self._skipping or not (self._text or self._binary is not None):
+                return None
+            self._add_part(False)
+        part = self.parts[self._first]
+        assert part is not None
+        data, size, fin = part
+        self._drop_first()
+        self.bytes -= size
+        if fin:
+            self.messages -= 1
+        self._measure()
+        return data, fin
+
+    def skip_message(self) -> None:
+        """Drop the rest of a message that was taken in part, also what has not arrived yet."""
+        while (part := self.take_part()) is not None:
+            if part[1]:
+                return
+        self._skipping = True
 
     def _drop_first(self) -> None:
         self.parts[self._first] = None
