@@ -461,7 +461,8 @@ def test_a_port_that_is_taken_is_told_in_a_line(run: Run) -> None:
 
 
 def test_the_bench_tells_rate_and_delays(run: Run) -> None:
-    with in_thread(creche_server(echo)) as port:
+    requests: list[creche.Request] = []
+    with in_thread(creche_server(echo, process_request=requests.append)) as port:
         status, out, err = run(
             *("bench", uri(port), "--connections", "2", "--duration", "1.1", "--size", "50")
         )
@@ -478,6 +479,9 @@ def test_the_bench_tells_rate_and_delays(run: Run) -> None:
         "max",
     ]
     assert err.startswith("   1 s ")
+    # Otherwise a server would be measured by how well it compresses.
+    assert all("Sec-WebSocket-Extensions" not in request.headers for request in requests)
+    assert len(requests) == 2
 
 
 def test_a_bench_of_a_server_that_does_not_answer_has_no_delays(run: Run) -> None:

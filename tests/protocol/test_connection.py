@@ -188,6 +188,19 @@ def test_memory_grows_with_data_and_never_with_a_declared_length() -> None:
 # Control frames
 
 
+def test_a_message_taken_bit_by_bit_may_take_longer_than_message_timeout() -> None:
+    connection = make(message_timeout=10, ping_interval=None)
+    connection.receive_data(frame(BINARY, b"a", fin=False), 0)
+    for now in range(0, 100, 9):
+        connection.receive_data(frame(CONTINUATION, b"b", fin=False), now)
+        assert connection.next_part(now) is not None
+        assert connection.next_timeout == now + 10
+    assert connection.handle_timeout(101) is False
+    assert state(connection) is State.OPEN
+    connection.handle_timeout(109)
+    assert connection.failure is not None
+
+
 def test_every_ping_is_answered_while_the_outbox_has_room() -> None:
     connection = make()
     connection.receive_data(frame(PING, b"1") + frame(PING, b"2"), 0)

@@ -53,7 +53,8 @@ def add_to(commands: Any) -> None:
 
 
 def prepare(given: argparse.Namespace) -> Command:
-    options = check_client_options(ssl=client_tls(given), max_size=None)
+    # What is measured is the server, not how well its echo can be compressed.
+    options = check_client_options(ssl=client_tls(given), max_size=None, compression=None)
     return partial(run, given, options)
 
 
