@@ -191,6 +191,16 @@ async def test_a_message_is_received_as_it_arrives() -> None:
         await peer.stream.aclose()
 
 
+async def test_an_empty_last_frame_ends_the_message() -> None:
+    async with raw_server() as (ws, peer):
+        await peer.send(BINARY, b"a", fin=False)
+        async with ws.receive_stream() as stream:
+            assert await stream.receive() == b"a"
+            await peer.send(CONTINUATION, b"")
+            assert [chunk async for chunk in stream] == []
+        await peer.stream.aclose()
+
+
 async def test_messages_larger_than_the_limits_go_both_ways() -> None:
     async with memory_pair(max_size=1000, max_queue_bytes=1000) as (client, server):
 

@@ -133,14 +133,15 @@ class ReceiveStream(ObjectReceiveStream[str | bytes]):
         if self._first:
             chunk, self._first = self._first, b""
             return chunk
-        while not self._finished:
-            try:
-                chunk, self._finished = await self._link.next_part()
-            except anyio.EndOfStream:  # the peer has closed; but that is not the message's end
-                raise self._link.ending(PeerHasClosed) from None
-            if chunk:
-                return chunk
-        raise anyio.EndOfStream
+        if self._finished:
+            raise anyio.EndOfStream
+        try:
+            chunk, self._finished = await self._link.next_part()
+        except anyio.EndOfStream:  # the peer has closed; but that is not the message's end
+            raise self._link.ending(PeerHasClosed) from None
+        if not chunk:  # only the last one may be empty
+            raise anyio.EndOfStream
+        return chunk
 
     async def aclose(self) -> None:
         """Drop the rest of the message."""
