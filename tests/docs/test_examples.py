@@ -235,13 +235,13 @@ def test_a_proxy_passes_messages_and_close_codes_on(backend: str) -> None:
 
 @pytest.mark.parametrize("activated", [False, True])
 def test_a_graceful_shutdown_finishes_what_is_under_way(
-    activated: bool, backend: str, tmp_path: Path
+    activated: bool, backend: str, unix_path: Path
 ) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, socket.socket() as handed:
-        manager.bind(str(tmp_path / "notify"))
+        manager.bind(str(unix_path))
         manager.settimeout(30)
         handed.bind(("127.0.0.1", 0))
-        environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "LISTEN_FDS": "1"}
+        environment = {**os.environ, "NOTIFY_SOCKET": str(unix_path), "LISTEN_FDS": "1"}
         options: dict[str, Any] = {"env": environment}
         if activated:
             # The socket is handed over as descriptor 3, to the process of that id.
