@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,11 @@ from support import BACKENDS, make_tls
 # live, it has to be found out, which callbacks of the event loop cannot do, since they run in no
 # task. So that is how all tests on asyncio run: what anyio notes is put where nobody reads it.
 sniffio.current_async_library_cvar = ContextVar("nobody reads this", default=None)
+
+
+# The tests are their own network: no proxy of the machine's.
+for variable in [name for name in os.environ if name.lower().endswith("_proxy")]:
+    del os.environ[variable]
 
 
 @pytest.fixture(params=BACKENDS)

@@ -37,10 +37,12 @@ async def main() -> None:
     gc.collect()
     gc.disable()
     tasks, descriptors = count_tasks(), count_descriptors()
-    async with creche.serving(handler, "127.0.0.1") as server:
+    # The clients answer one after the other, and no ping: they have time.
+    async with creche.serving(handler, "127.0.0.1", ping_timeout=None, close_timeout=100) as server:
         print(server.addresses[0][1], flush=True)
         await anyio.to_thread.run_sync(sys.stdin.read)
         open_connections = len(server.connections)
+        await server.shutdown(grace=100)
     counts = {
         "open": open_connections,
         "tasks": count_tasks() - tasks,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import websockets
-from aiohttp import web
+from aiohttp import ClientWebSocketResponse, web
 
 import creche
 from creche.websocket import Handler
@@ -69,13 +69,15 @@ def websockets_server(
     return run
 
 
-def aiohttp_server(handler: Callable[[web.WebSocketResponse], Awaitable[None]]) -> Server:
-    """A server of aiohttp's."""
+def aiohttp_server(
+    handler: Callable[[web.WebSocketResponse], Awaitable[None]], **options: Any
+) -> Server:
+    """A server of aiohttp's; `options` are those of its WebSocketResponse."""
 
     @asynccontextmanager
     async def run(tls: ssl.SSLContext | None) -> AsyncIterator[int]:
         async def answer(request: web.Request) -> web.WebSocketResponse:
-            ws = web.WebSocketResponse(max_msg_size=0)
+            ws = web.WebSocketResponse(max_msg_size=0, **options)
             await ws.prepare(request)
             await handler(ws)
             return ws
@@ -92,4 +94,22 @@ def aiohttp_server(handler: Callable[[web.WebSocketResponse], Awaitable[None]]) 
     return run
 
 
-__all__ = ["Server", "aiohttp_server", "creche_server", "in_thread", "websockets_server"]
+async def talk_by_aiohttp(ws: ClientWebSocketResponse, messages: Sequence[str | bytes]) -> None:
+    """Send each message to an echo server, and see that it comes back."""
+    for message in messages:
+        if isinstance(message, str):
+            await ws.send_str(message)
+            assert await ws.receive_str() == message
+        else:
+            await ws.send_bytes(message)
+            assert await ws.receive_bytes() == message
+
+
+__all__ = [
+    "Server",
+    "aiohttp_server",
+    "creche_server",
+    "in_thread",
+    "talk_by_aiohttp",
+    "websockets_server",
+]

@@ -96,10 +96,12 @@ def running(
 
 
 @contextmanager
-def listening(*arguments: str, port: int) -> Iterator[subprocess.Popen[str]]:
-    """A program of Python that listens on a port."""
+def listening(
+    *arguments: str, port: int, program: str = sys.executable
+) -> Iterator[subprocess.Popen[str]]:
+    """A program, of Python by default, that listens on a port."""
     process = subprocess.Popen(
-        [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         while True:

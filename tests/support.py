@@ -54,18 +54,37 @@ class JumpingLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._fake_time = 1000.0
+        self._threads = 0
         select = self._selector.select  # type: ignore[attr-defined]
 
         def jump(timeout: float | None = None) -> Any:
             events = select(0)
-            if not events and timeout:
-                self._fake_time += timeout
+            if events or timeout == 0:
+                return events
+            if self._threads:  # what they do takes real time
+                return select()
+            self._fake_time += timeout or 0
             return events
 
         self._selector.select = jump  # type: ignore[attr-defined]
 
     def time(self) -> float:
         return self._fake_time
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Any, *args: Any
+    ) -> asyncio.Future[Any]:
+        def end(_: object) -> None:
+            self._threads -= 1
+
+        self._threads += 1
+        future = super().run_in_executor(executor, func, *args)
+        future.add_done_callback(end)
+        return future
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Without the deadline that the runner gives it: here that has passed at once."""
+        await super().shutdown_default_executor()
 
 
 FAKE_TIME: dict[str, Callable[[], dict[str, Any]]] = {
@@ -103,6 +122,23 @@ async def until(condition: Callable[[], object]) -> None:
     """Return when the condition holds; the test's own timeout bounds it."""
     while not condition():
         await anyio.sleep(0.001)
+
+
+@asynccontextmanager
+async def cancelled_once(
+    condition: Callable[[], object] | None = None,
+) -> AsyncIterator[anyio.CancelScope]:
+    """A scope that is cancelled when the condition holds; without one, when all tasks wait."""
+    async with anyio.create_task_group() as tg:
+        with anyio.CancelScope() as scope:
+
+            async def cancel() -> None:
+                await (until(condition) if condition else settle())
+                scope.cancel()
+
+            tg.start_soon(cancel)
+            yield scope
+        tg.cancel_scope.cancel()
 
 
 @dataclass
@@ -306,10 +342,15 @@ def connect_socket(port: int, tls: ssl.SSLContext | None = None) -> socket.socke
     return sock if tls is None else tls.wrap_socket(sock, server_hostname="localhost")
 
 
-def open_socket(port: int, path: str = "/", tls: ssl.SSLContext | None = None) -> socket.socket:
+def open_socket(
+    port: int,
+    path: str = "/",
+    tls: ssl.SSLContext | None = None,
+    request: bytes = REQUEST,
+) -> socket.socket:
     """The same after the opening handshake of a WebSocket."""
     sock = connect_socket(port, tls)
-    sock.sendall(REQUEST.replace(b" / ", f" {path} ".encode()))
+    sock.sendall(request.replace(b" / ", f" {path} ".encode()))
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         data = sock.recv(1)

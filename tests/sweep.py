@@ -695,11 +695,58 @@ async def serving(world: World, kind: str, log: Log) -> None:
             raise UserError from None
 
 
+async def reconnect(world: World, kind: str, log: Log) -> None:
+    """A first connection that the handler leaves open, and a second one that is the end."""
+    turns = 0
+
+    async def handler(ws: creche.WebSocket) -> None:
+        nonlocal turns
+        turns += 1
+        await producer(ws, log)
+        if turns == 1:
+            world.peers[-1].behave("gone")
+            await creche.discard(ws)
+
+    tls: Any = {"ssl": world.tls[1]} if world.transport == "tls" else {}
+    await creche.reconnect(
+        f"{'wss' if tls else 'ws'}://localhost:{world.address}/",
+        handler,
+        initial_delay=0.001,
+        **world.options,
+        **tls,
+    )
+
+
+async def redirected(world: World, kind: str, log: Log) -> None:
+    to = creche.Response(302, {"Location": f"ws://localhost:{world.address}/"})
+    async with creche.serving(
+        creche.discard, "127.0.0.1", process_request=lambda _: to, **world.options
+    ) as front:
+        async with creche.connect(front.url, **world.options) as ws:
+            await producer(ws, log)
+
+
+async def deciding(world: World, kind: str, log: Log) -> None:
+    @creche.deciding
+    async def handler(request: creche.PendingRequest) -> None:
+        await creche.discard(await request.accept())
+
+    async with anyio.create_task_group() as tg:
+        server = await tg.start(world.serving(handler))
+        peer = await world.visit(server)
+        await until(lambda: server.stats.opened == 1)
+        peer.behave(kind)
+        tg.cancel_scope.cancel()
+
+
 LIVES: dict[str, Callable[[World, str, Log], Coroutine[Any, Any, None]]] = {
     "connect": connecting,
     "connect, an error": error_in_connect,
     "serve": serve,
     "serving, an error": serving,
+    "deciding": deciding,
+    "reconnect": reconnect,
+    "redirected": redirected,
 }
 
 
@@ -771,6 +818,9 @@ SCENARIOS: dict[str, Scenario] = {
     **{name: Scenario(life_once) for name in LIVES},
     "connect, an error": Scenario(life_once, peers=("quick",)),
     "serving, an error": Scenario(life_once, transports=("tcp",)),
+    "deciding": Scenario(life_once, transports=("tcp", "tls", "unix")),
+    "reconnect": Scenario(life_once, peers=("quick",), transports=("tcp", "tls")),
+    "redirected": Scenario(life_once, peers=("quick",), transports=("tcp",)),
     "Server.shutdown": Scenario(shutdown_once, transports=("tcp", "tls", "unix")),
 }
 

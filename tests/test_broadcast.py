@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+import random
 import sys
+import tracemalloc
 from contextlib import AsyncExitStack
 from typing import Any
 
-import anyio
 import pytest
 
 import creche
-from creche.protocol.frames import CLOSE, TEXT
+from creche.protocol.frames import BINARY, CLOSE, TEXT
 from creche.testing import memory_pair
-from support import RawPeer, raw_client, raw_server, settle, until
+from support import RawPeer, cancelled_once, raw_client, raw_server, settle, until
 
 pytestmark = pytest.mark.anyio
 
@@ -47,6 +48,60 @@ async def test_a_slow_peer_is_passed_over_and_misses_nothing_in_the_middle() -> 
             assert [await client.receive() for _ in range(3)] == ["x" * 20, "y", "z"]
 
 
+@pytest.mark.feature("broadcast")
+async def test_peers_that_do_not_read_share_one_payload() -> None:
+    payload = random.randbytes(2**24)  # more than the kernel takes
+    async with (
+        creche.serving(creche.discard, "127.0.0.1", max_buffered_bytes=2**25) as server,
+        AsyncExitStack() as stack,
+    ):
+        peers = [await stack.enter_async_context(raw_client(server.url)) for _ in range(10)]
+        await until(lambda: server.stats.open == 10)
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        assert creche.broadcast(server.connections, payload) == []
+        assert tracemalloc.get_traced_memory()[0] - before < 2**20
+        tracemalloc.stop()
+        assert len(payload) <= server.stats.buffered < len(payload) + 10_000
+        assert set(creche.broadcast(server.connections, "passed over")) == server.connections
+        for ws in server.connections:
+            ws._link.connection.send_message(TEXT, b"what is appended meanwhile comes after it")
+        for peer in peers:
+            assert await peer.receive() == (BINARY, payload)
+            assert (await peer.receive())[0] == TEXT
+        await until(lambda: server.stats.buffered == 0)
+
+
+async def test_payloads_of_their_own_are_counted_one_by_one() -> None:
+    ended: list[creche.ConnectionClosed] = []
+
+    async def handler(ws: creche.WebSocket) -> None:
+        try:
+            await creche.discard(ws)
+        except creche.ConnectionClosedError as exc:
+            ended.append(exc)
+            raise
+
+    payload = random.randbytes(2**24)
+    async with (
+        creche.serving(handler, "127.0.0.1", max_buffered_bytes=2**25 + 2**20) as server,
+        AsyncExitStack() as stack,
+    ):
+        for _ in range(4):
+            await stack.enter_async_context(raw_client(server.url))
+        await until(lambda: server.stats.open == 4)
+        one, two, three, four = server.connections
+        creche.broadcast([one, two], payload)
+        three.send_nowait(bytearray(payload))
+        assert server.stats.buffered < 2**25 + 10_000
+        assert not ended
+        four.send_nowait(payload + b"more")  # the largest
+        await until(lambda: ended)
+        assert "max_buffered_bytes" in str(ended[0])
+        assert four.close_code == 1006
+        assert server.stats.buffered < 2**25 + 10_000
+
+
 async def test_a_slow_peer_may_be_closed() -> None:
     async with raw_server(clogged_after=0, write_limit=10, close_timeout=5) as (slow, peer):
         creche.broadcast([slow], "x" * 20)
@@ -74,6 +129,7 @@ async def test_a_connection_that_is_not_open_is_passed_over() -> None:
         assert creche.broadcast([client, server], "x") == [client, server]
 
 
+@pytest.mark.feature("broadcast")
 async def test_a_broadcast_reaches_real_sockets() -> None:
     async def handler(ws: creche.WebSocket) -> None:
         await creche.discard(ws)
@@ -96,6 +152,6 @@ async def test_wrong_use_is_told_before_anything_is_sent() -> None:
         with pytest.raises(ValueError, match='slow must be "skip" or "close"'):
             creche.broadcast([server], "x", slow=how)
         await settle()
-        with anyio.move_on_after(0.01) as scope:
+        async with cancelled_once() as scope:
             await client.receive()
         assert scope.cancelled_caught

@@ -16,6 +16,7 @@ def to_bytes(item: Any) -> bytes:
     return json.dumps(item).encode()
 
 
+@pytest.mark.feature("codec")
 async def test_objects_go_both_ways() -> None:
     async with memory_pair() as (client, server):
         ours = creche.codec(client, json.dumps, json.loads)

@@ -31,7 +31,7 @@ from creche.protocol.masking import new_key
 from creche.protocol.states import Side
 from creche.protocol.uri import parse_uri
 from creche.testing import memory_pair
-from peers import aiohttp_server, in_thread, websockets_server
+from peers import aiohttp_server, in_thread, talk_by_aiohttp, websockets_server
 from support import connect_socket, echo, peak_memory
 
 pytestmark = pytest.mark.anyio
@@ -87,8 +87,8 @@ async def test_the_client_of_websockets_and_our_server(parameters: dict[str, Any
         await anyio.to_thread.run_sync(talk, server.url)
 
 
-@pytest.mark.parametrize("bits", [9, 12, 15])
-async def test_our_client_and_the_server_of_aiohttp(bits: int) -> None:
+@pytest.mark.parametrize("parameters", PARAMETERS, ids=str)
+async def test_our_client_and_the_server_of_aiohttp(parameters: dict[str, Any]) -> None:
     async def echo_back(ws: web.WebSocketResponse) -> None:
         async for message in ws:
             if message.type is WSMsgType.TEXT:
@@ -96,7 +96,7 @@ async def test_our_client_and_the_server_of_aiohttp(bits: int) -> None:
             else:
                 await ws.send_bytes(message.data)
 
-    ours = creche.PerMessageDeflate(server_max_window_bits=bits, client_max_window_bits=bits)
+    ours = creche.PerMessageDeflate(**parameters)
     with in_thread(aiohttp_server(echo_back)) as port:
         async with creche.connect(f"ws://127.0.0.1:{port}/", extensions=[ours]) as ws:
             assert "Sec-WebSocket-Extensions" in ws.response.headers
@@ -105,35 +105,25 @@ async def test_our_client_and_the_server_of_aiohttp(bits: int) -> None:
                 assert await ws.receive() == message
 
 
-@pytest.mark.parametrize("bits", [9, 12, 15])
-async def test_the_client_of_aiohttp_and_our_server(bits: int) -> None:
+@pytest.mark.parametrize("parameters", PARAMETERS, ids=str)
+@pytest.mark.parametrize("bits", [9, 15])
+async def test_the_client_of_aiohttp_and_our_server(parameters: dict[str, Any], bits: int) -> None:
     async def talk(url: str) -> None:
         async with (
             ClientSession() as session,
             session.ws_connect(url, compress=bits) as ws,
         ):
             assert ws.compress
-            for message in MESSAGES * 2:
-                if isinstance(message, str):
-                    await ws.send_str(message)
-                    assert await ws.receive_str() == message
-                else:
-                    await ws.send_bytes(message)
-                    assert await ws.receive_bytes() == message
+            await talk_by_aiohttp(ws, MESSAGES * 2)
 
-    async with creche.serving(echo, "127.0.0.1") as server:
+    ours = creche.PerMessageDeflate(**parameters, threshold=0)
+    async with creche.serving(echo, "127.0.0.1", extensions=[ours]) as server:
         await anyio.to_thread.run_sync(asyncio.run, talk(server.url))
 
 
-@pytest.mark.parametrize("alone", [False, True])
-@pytest.mark.parametrize("bits", [9, 15])
-async def test_wsproto_and_our_server(alone: bool, bits: int) -> None:
-    deflate = WsprotoDeflate(
-        client_no_context_takeover=alone,
-        server_no_context_takeover=alone,
-        client_max_window_bits=bits,
-        server_max_window_bits=bits,
-    )
+@pytest.mark.parametrize("parameters", PARAMETERS, ids=str)
+async def test_wsproto_and_our_server(parameters: dict[str, Any]) -> None:
+    deflate = WsprotoDeflate(**parameters)
 
     def talk(port: int) -> None:
         peer = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
@@ -173,6 +163,7 @@ async def test_wsproto_and_our_server(alone: bool, bits: int) -> None:
 # Our own ends
 
 
+@pytest.mark.feature("deflate")
 async def test_messages_are_compressed_by_default_if_they_are_worth_it() -> None:
     async with memory_pair() as (client, server):
         sizes = []
@@ -185,6 +176,7 @@ async def test_messages_are_compressed_by_default_if_they_are_worth_it() -> None
     assert sizes[1] == sizes[0] + 4 + 4 + 127
 
 
+@pytest.mark.feature("uncompressed")
 async def test_one_message_may_be_sent_uncompressed() -> None:
     async with memory_pair() as (client, server):
         await client.send("x" * 1000, compress=False)
@@ -204,6 +196,7 @@ async def test_compression_can_be_turned_off_by_either_end() -> None:
             assert "Sec-WebSocket-Extensions" not in ws.request.headers
 
 
+@pytest.mark.feature("compression_options")
 async def test_a_deflate_of_ones_own_takes_the_place_of_the_default() -> None:
     deflate = creche.PerMessageDeflate(server_max_window_bits=10)
     async with creche.serving(echo, "127.0.0.1", extensions=[deflate]) as server:
@@ -260,8 +253,9 @@ async def test_an_answer_that_was_not_asked_for_is_refused() -> None:
         with pytest.raises(creche.NegotiationError, match="not asked for"):
             async with creche.connect(server.url, compression=None):
                 pass
-        with pytest.raises(creche.NegotiationError, match="server_max_window_bits=15"):
-            async with creche.connect(server.url):
+        ours = creche.PerMessageDeflate(server_no_context_takeover=True)
+        with pytest.raises(creche.NegotiationError, match="server_no_context_takeover"):
+            async with creche.connect(server.url, extensions=[ours]):
                 pass
     assert server.stats.failed == 0
 
@@ -338,6 +332,7 @@ class CompressingClient:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the highest memory")
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.feature("bomb")
 def test_a_bomb_takes_no_more_memory_than_the_message_that_it_may_be(backend: str) -> None:
     compressor = zlib.compressobj(9, wbits=-12)
     block = compressor.compress(bytes(2**26)) + compressor.flush(zlib.Z_SYNC_FLUSH)

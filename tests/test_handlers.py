@@ -17,6 +17,7 @@ pytestmark = pytest.mark.anyio
 NORMAL = b"\x03\xe8"
 
 
+@pytest.mark.feature("task_group")
 async def test_it_is_an_ordinary_task_group() -> None:
     async with memory_pair() as (client, _):
         done = []
@@ -144,6 +145,7 @@ async def test_groups_inside_groups_are_spared_on_the_way_to_the_one_that_met_th
         await peer.stream.aclose()
 
 
+@pytest.mark.feature("task_group")
 async def test_a_loss_cancels_children_and_body_and_is_raised_once() -> None:
     async with raw_server() as (ws, peer):
         with pytest.raises(creche.ConnectionClosedError) as caught:

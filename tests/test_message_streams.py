@@ -16,6 +16,7 @@ pytestmark = pytest.mark.anyio
 # Sending
 
 
+@pytest.mark.feature("send_fragments")
 async def test_each_chunk_is_a_frame() -> None:
     async with raw_server() as (ws, peer):
         async with ws.send_stream() as stream:
@@ -175,6 +176,7 @@ async def test_a_message_that_cannot_be_finished_is_told() -> None:
 # Receiving
 
 
+@pytest.mark.feature("receive_fragments")
 async def test_a_message_is_received_as_it_arrives() -> None:
     async with raw_server(max_size=3) as (ws, peer):
         await peer.send(TEXT, b"a\xc3", fin=False)
@@ -201,6 +203,7 @@ async def test_an_empty_last_frame_ends_the_message() -> None:
         await peer.stream.aclose()
 
 
+@pytest.mark.feature("streams")
 async def test_messages_larger_than_the_limits_go_both_ways() -> None:
     async with memory_pair(max_size=1000, max_queue_bytes=1000) as (client, server):
 

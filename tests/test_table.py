@@ -43,6 +43,7 @@ async def wait_for_end(ws: creche.WebSocket) -> None:
 # A handler of run() returns
 
 
+@pytest.mark.feature("run")
 async def test_a_handler_that_returns_ends_the_others_and_run_returns() -> None:
     other = Cancelled()
 
@@ -244,6 +245,7 @@ async def test_a_protocol_error_ends_handlers_that_do_not_receive_after_close_ti
         assert (opcode, payload[:2]) == (CLOSE, b"\x03\xef")
 
 
+@pytest.mark.feature("limits")
 async def test_a_message_too_big_is_told_with_1009() -> None:
     async def client(ws: creche.WebSocket) -> None:
         await ws.send("12345")
@@ -262,6 +264,7 @@ async def test_a_message_too_big_is_told_with_1009() -> None:
 # Timeouts
 
 
+@pytest.mark.feature("keepalive")
 async def test_a_keepalive_timeout_ends_all_handlers_at_once() -> None:
     other = Cancelled()
     async with raw_server(ping_interval=0.02, ping_timeout=0.03) as (ws, peer):
@@ -410,6 +413,7 @@ async def test_of_a_group_only_the_users_errors_are_left() -> None:
 
 
 @pytest.mark.parametrize("kind", [ValueError, ExceptionGroup, KeyboardInterrupt, SystemExit])
+@pytest.mark.feature("client_exit")
 async def test_what_the_body_raises_leaves_as_the_very_object(kind: Any) -> None:
     error = kind("group", [ValueError()]) if kind is ExceptionGroup else kind("mine")
 
@@ -566,6 +570,7 @@ async def test_a_loss_that_leaves_a_handler_is_one_line_without_traceback(
     assert "without a closing handshake" in lines[0].getMessage()
 
 
+@pytest.mark.feature("shutdown")
 async def test_a_shutdown_sends_1001_to_all_and_handlers_see_the_end() -> None:
     said = []
 
@@ -624,6 +629,7 @@ async def test_a_server_that_is_cancelled_sends_1001_to_all_and_leaves_nothing()
     assert not server.connections
 
 
+@pytest.mark.feature("answer_pings")
 async def test_pings_are_answered_while_nobody_receives() -> None:
     async with raw_server() as (_, peer):
         await peer.send(PING, b"there?")

@@ -16,7 +16,7 @@ import creche
 from creche.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 from creche.testing import memory_pair
 from creche.waiting import Budget
-from support import raw_client, raw_server, settle, until
+from support import cancelled_once, raw_client, raw_server, settle, until
 
 pytestmark = pytest.mark.anyio
 
@@ -26,6 +26,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.parametrize("message", ["", "é☃🐍", "x" * 100_000, b"", b"\xff\x00", b"x" * 100_000])
 @pytest.mark.parametrize("compression", ["deflate", None])
+@pytest.mark.feature("send")
 async def test_messages_go_both_ways(message: str | bytes, compression: Any) -> None:
     async with memory_pair(compression=compression) as (client, server):
         for source, target in ((client, server), (server, client)):
@@ -54,6 +55,7 @@ async def test_a_mutable_buffer_is_copied_when_it_is_committed() -> None:
         assert await server.receive() == b"before"
 
 
+@pytest.mark.feature("join_fragments")
 async def test_a_message_in_fragments_arrives_whole() -> None:
     async with raw_server() as (ws, peer):
         await peer.send(TEXT, b"a", fin=False)
@@ -88,9 +90,10 @@ async def test_messages_pile_up_to_the_bounds_and_none_is_lost() -> None:
                 assert await server.receive() == str(i) * 10
 
 
+@pytest.mark.feature("cancel_receive")
 async def test_a_receive_that_is_cancelled_loses_nothing() -> None:
     async with memory_pair() as (client, server):
-        with anyio.move_on_after(0.01) as scope:
+        async with cancelled_once() as scope:
             await server.receive()
         assert scope.cancelled_caught
         await client.send("kept")
@@ -106,10 +109,11 @@ async def test_two_tasks_cannot_receive_at_once() -> None:
         await client.send("for the first one")
 
 
+@pytest.mark.feature("cancel_send")
 async def test_a_send_that_is_cancelled_while_it_waits_has_sent_nothing() -> None:
     async with memory_pair(write_limit=10, clogged_after=0) as (client, server):
         await client.send("first" * 10)
-        with anyio.move_on_after(0.01) as scope:
+        async with cancelled_once() as scope:
             await client.send("never")
         assert scope.cancelled_caught
         for stream in (client, server):
@@ -288,6 +292,7 @@ def test_the_budget_is_bounded_in_time_too(monkeypatch: pytest.MonkeyPatch) -> N
 # Pings
 
 
+@pytest.mark.feature("ping", "latency")
 async def test_a_ping_returns_the_seconds_until_its_pong() -> None:
     async with memory_pair() as (client, _):
         assert client.latency is None
@@ -311,10 +316,10 @@ async def test_a_pong_answers_all_earlier_pings() -> None:
 
 async def test_a_ping_that_is_cancelled_is_forgotten() -> None:
     async with raw_server() as (ws, peer):
-        with anyio.move_on_after(0.01):
+        async with cancelled_once():
             await ws.ping("a")
         await peer.send(PONG, b"a")
-        with anyio.move_on_after(0.01):
+        async with cancelled_once():
             await ws.ping("a")  # the payload is free again
         await peer.stream.aclose()
 
@@ -336,6 +341,7 @@ async def test_a_ping_without_an_answer_ends_with_the_connection() -> None:
         await peer.stream.aclose()
 
 
+@pytest.mark.feature("pong")
 async def test_a_pong_can_be_sent_unasked() -> None:
     async with raw_server() as (ws, peer):
         await ws.pong()
@@ -383,6 +389,7 @@ async def test_bad_control_payloads_are_refused(method: str) -> None:
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1000, ""), (4000, "é"), (3000, "x" * 123)])
+@pytest.mark.feature("close_codes", "closing")
 async def test_a_close_tells_code_and_reason(code: int, reason: str) -> None:
     async with memory_pair() as (client, server):
         async with anyio.create_task_group() as tg:
@@ -425,7 +432,7 @@ async def test_closing_twice_is_closing_once() -> None:
 
 async def test_a_close_that_is_cancelled_ends_the_connection_at_once() -> None:
     async with raw_server() as (ws, peer):
-        with anyio.move_on_after(0.01) as scope:
+        async with cancelled_once() as scope:
             await ws.aclose()
         assert scope.cancelled_caught
         assert ws.close_code == 1006
@@ -436,6 +443,7 @@ async def test_a_close_that_is_cancelled_ends_the_connection_at_once() -> None:
         await peer.receive_eof()
 
 
+@pytest.mark.feature("close_timeout")
 async def test_a_close_without_an_answer_takes_close_timeout() -> None:
     async with raw_server(close_timeout=0.03) as (ws, peer):
         await ws.aclose()
@@ -535,6 +543,7 @@ async def test_each_connection_has_a_name_of_its_own(caplog: pytest.LogCaptureFi
         assert caplog.records[0].websocket is client  # type: ignore[attr-defined]
 
 
+@pytest.mark.feature("opening")
 async def test_request_and_response_are_kept() -> None:
     async with memory_pair("ws://localhost/path") as (client, server):
         for end in (client, server):
@@ -560,6 +569,7 @@ async def test_wrong_use_of_run_is_told() -> None:
             await client.run(creche.discard, until=until_what)
 
 
+@pytest.mark.feature("iterate")
 async def test_discard_receives_until_the_end() -> None:
     async with memory_pair() as (client, server):
         await client.send("a")
@@ -580,6 +590,7 @@ async def test_fragments_of_binary_are_joined() -> None:
 # Bytes as text
 
 
+@pytest.mark.feature("text")
 async def test_bytes_can_be_sent_as_text_and_text_as_bytes() -> None:
     async with memory_pair() as (client, server):
         for data in (b"caf\xc3\xa9", bytearray(b"caf\xc3\xa9"), memoryview(b"caf\xc3\xa9")):

@@ -6,9 +6,12 @@ What this module names is the public API, together with creche.testing. Everythi
 from __future__ import annotations
 
 from creche._version import __version__
+from creche.auth import basic_auth
 from creche.broadcast import broadcast
+from creche.byte_stream import as_byte_stream
 from creche.client import client_websocket, connect, connect_unix
 from creche.codec import codec
+from creche.deciding import PendingRequest, deciding
 from creche.exceptions import (
     ConnectionAlreadyClosed,
     ConnectionClosed,
@@ -17,20 +20,26 @@ from creche.exceptions import (
     HandshakeError,
     InvalidHeader,
     InvalidMessage,
+    InvalidProxy,
+    InvalidProxyStatus,
+    InvalidRedirect,
     InvalidStatus,
     InvalidUpgrade,
     InvalidURI,
     NegotiationError,
     PayloadTooBig,
     ProtocolError,
+    ProxyError,
     WebSocketError,
 )
 from creche.handlers import ConnectionTaskGroup
 from creche.options import (
+    Attempt,
     ClientHandshakeOptions,
     ClientOptions,
     ConnectionOptions,
     ListenerOptions,
+    ReconnectOptions,
     ServerHandshakeOptions,
     ServerOptions,
 )
@@ -39,6 +48,8 @@ from creche.protocol.deflate import PerMessageDeflate
 from creche.protocol.extensions import Extension, ExtensionFactory, Parameters
 from creche.protocol.headers import Headers
 from creche.protocol.http import Request, Response
+from creche.protocol.prepared import PreparedMessage
+from creche.reconnect import Connections, process_exception, reconnect, reconnecting
 from creche.server import (
     Server,
     ServerStats,
@@ -52,6 +63,7 @@ from creche.streams import ReceiveStream, SendStream
 from creche.websocket import WebSocket, discard
 
 __all__ = [
+    "Attempt",
     "ClientHandshakeOptions",
     "ClientOptions",
     "Close",
@@ -61,12 +73,16 @@ __all__ = [
     "ConnectionClosedOK",
     "ConnectionOptions",
     "ConnectionTaskGroup",
+    "Connections",
     "Extension",
     "ExtensionFactory",
     "HandshakeError",
     "Headers",
     "InvalidHeader",
     "InvalidMessage",
+    "InvalidProxy",
+    "InvalidProxyStatus",
+    "InvalidRedirect",
     "InvalidStatus",
     "InvalidURI",
     "InvalidUpgrade",
@@ -74,9 +90,13 @@ __all__ = [
     "NegotiationError",
     "Parameters",
     "PayloadTooBig",
+    "PendingRequest",
     "PerMessageDeflate",
+    "PreparedMessage",
     "ProtocolError",
+    "ProxyError",
     "ReceiveStream",
+    "ReconnectOptions",
     "Request",
     "Response",
     "SendStream",
@@ -87,12 +107,18 @@ __all__ = [
     "WebSocket",
     "WebSocketError",
     "__version__",
+    "as_byte_stream",
+    "basic_auth",
     "broadcast",
     "client_websocket",
     "codec",
     "connect",
     "connect_unix",
+    "deciding",
     "discard",
+    "process_exception",
+    "reconnect",
+    "reconnecting",
     "serve",
     "serve_listener",
     "serve_unix",

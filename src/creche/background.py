@@ -26,6 +26,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint, current_token
 
 from creche.buffers import BufferLimit
+from creche.traffic import Traffic
 from creche.transports.polling import TURN_SECONDS, Poller, Readiness, log_failure
 from creche.waiting import Waiter, new_waiter
 
@@ -82,12 +83,14 @@ class Background:
             does not call back and the system can (Trio on Linux).
 
     Attributes:
+        traffic: counts what its connections send and receive.
         now: the event loop's clock.
         readiness: calls back when a socket is ready; None where a task has to wait for it.
     """
 
     def __init__(self, max_buffered_bytes: int | None = None, *, polling: bool = False) -> None:
         self.buffers = BufferLimit(max_buffered_bytes)
+        self.traffic = Traffic()
         token = current_token().native_token
         loop = token if isinstance(token, asyncio.AbstractEventLoop) else None
         self.now = _clock(loop)

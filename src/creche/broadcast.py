@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from creche.protocol.closing import Close
-from creche.protocol.messages import encode_message, message_opcode
+from creche.protocol.prepared import PreparedMessage
 from creche.websocket import Message, WebSocket
 
 # Writing to a peer at once is cheaper than leaving it to the end of the turn, but so many system
@@ -25,7 +25,8 @@ def broadcast(
 
     Args:
         websockets: the connections.
-        message: str is sent as text, bytes-like as binary.
+        message: str is sent as text, bytes-like as binary, a PreparedMessage as what it holds. It
+            is encoded once, and compressed once for all connections that compress alike.
         text: whether it is sent as text, whatever its type; None if that is for its type to say.
         slow: what becomes of a connection with more than `write_limit` bytes waiting: "skip" does
             not send it the message; "close" also closes it, with 1008.
@@ -34,21 +35,27 @@ def broadcast(
         The connections that were passed over: the slow ones, and those that are not open.
 
     Raises:
-        TypeError: `message` is neither str nor bytes-like.
+        TypeError: `message` is neither str nor bytes-like, or `text` is given beside a
+            PreparedMessage.
         ValueError: another `slow`, or a text message that is not UTF-8.
     """
     if slow not in ("skip", "close"):
         raise ValueError(f'slow must be "skip" or "close", not {slow!r}')
-    payload = encode_message(message, text)
-    opcode = message_opcode(message, text)
+    if isinstance(message, PreparedMessage):
+        message.check_text(text)
+    else:
+        message = PreparedMessage(message, text=text)
     passed_over = []
     committed = 0
     for ws in websockets:
         link = ws._link
-        if link.post(opcode, payload, committed < _WRITTEN_AT_ONCE):
+        if link.post(message, committed < _WRITTEN_AT_ONCE):
             committed += 1
         else:
             passed_over.append(ws)
-            if slow == "close" and link.is_open() and link.is_slow():
+            if not (link.is_open() and link.is_slow()):
+                continue
+            link.note_skipped()
+            if slow == "close":
                 link.begin_close(Close(1008, "too slow"))
     return passed_over

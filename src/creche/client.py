@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
 import ssl as ssl_module
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Unpack
 
@@ -16,14 +15,101 @@ from creche.background import Background
 from creche.opening import ask
 from creche.options import ClientHandshakeOptions, ClientOptions, client_options
 from creche.protocol.client_handshake import ClientHandshake
+from creche.protocol.exceptions import InvalidRedirect, InvalidStatus
+from creche.protocol.headers import HeadersLike
+from creche.protocol.http import Response
+from creche.protocol.redirects import redirected, without_credentials
 from creche.protocol.states import Side
 from creche.protocol.uri import URI, parse_uri
+from creche.proxies import find_proxy, open_tunnel
+from creche.tracing import call_trace
 from creche.transports.base import Transport
-from creche.transports.dialing import client_context, dial_tcp, dial_unix, open_transport
+from creche.transports.dialing import (
+    add_tls,
+    client_context,
+    dial_tcp,
+    dial_unix,
+    open_transport,
+)
 from creche.transports.streams import StreamTransport, TrioStream
 from creche.websocket import WebSocket
 
-_Open = Callable[[URI, ClientOptions], Awaitable[Transport]]
+
+class Way:
+    """How a client gets to a server, and where else it may be redirected to."""
+
+    async def open(self, target: URI, options: ClientOptions) -> Transport:
+        """A transport that leads there."""
+        raise NotImplementedError
+
+    def leads_on(self, base: URI, target: URI) -> bool:
+        """Whether it leads from one URI to another, too."""
+        raise NotImplementedError
+
+
+class TCPWay(Way):
+    """To the URI's host, or to what the options say instead, through a proxy perhaps.
+
+    Raises:
+        ValueError: a proxy beside a connected socket.
+    """
+
+    def __init__(self, options: ClientOptions) -> None:
+        if options["sock"] is not None and isinstance(options["proxy"], str):
+            raise ValueError("proxy: a connected socket goes through none")
+        self._options = options
+
+    async def open(self, target: URI, options: ClientOptions) -> Transport:
+        host, port = options["host"] or target.host, options["port"] or target.port
+        sock = options["sock"]
+        proxy = None if sock is not None else find_proxy(options["proxy"], target)
+        context, name = _tls(target, options)
+        if proxy is not None:
+            tunnel = await open_tunnel(
+                proxy,
+                host,
+                port,
+                local_address=options["local_address"],
+                context=options["proxy_ssl"],
+                server_hostname=options["proxy_server_hostname"],
+                user_agent_header=options["user_agent_header"],
+            )
+            return await add_tls(tunnel, context, server_hostname=name) if context else tunnel
+        if sock is None:
+            sock = await dial_tcp(host, port, local_address=options["local_address"])
+        return await open_transport(sock, context, server_hostname=name)
+
+    def leads_on(self, base: URI, target: URI) -> bool:
+        options = self._options
+        pinned = options["host"] or options["port"] or options["server_hostname"]
+        return options["sock"] is None and (not pinned or base.origin == target.origin)
+
+
+class UnixWay(Way):
+    """To a Unix socket, which stands for one origin."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = path
+
+    async def open(self, target: URI, options: ClientOptions) -> Transport:
+        context, name = _tls(target, options)
+        return await open_transport(await dial_unix(self._path), context, server_hostname=name)
+
+    def leads_on(self, base: URI, target: URI) -> bool:
+        return base.origin == target.origin
+
+
+class StreamWay(Way):
+    """By a stream that is connected already."""
+
+    def __init__(self, stream: ByteStream | TrioStream) -> None:
+        self._stream = stream
+
+    async def open(self, _target: URI, _options: ClientOptions) -> Transport:
+        return StreamTransport(self._stream)
+
+    def leads_on(self, _base: URI, _target: URI) -> bool:
+        return False  # the stream is used up
 
 
 @asynccontextmanager
@@ -42,10 +128,13 @@ async def connect(uri: str, **options: Unpack[ClientOptions]) -> AsyncIterator[W
         InvalidURI: `uri` is not one of a WebSocket.
         TypeError, ValueError: an option is not what it should be; its name is in the text.
         OSError: the host is unknown, nobody listens, or TLS fails (ssl.SSLError).
-        HandshakeError: the server answered, but not as a WebSocket server.
+        HandshakeError: the server answered, but not as a WebSocket server; InvalidRedirect if it
+            redirected us where we do not go.
+        ProxyError: the proxy did not connect us.
         TimeoutError: all this took longer than `open_timeout`.
     """
-    async with _connected(uri, client_options(options), _open_tcp) as ws:
+    settings = client_options(options)
+    async with _connected(uri, settings, TCPWay(settings)) as ws:
         yield ws
 
 
@@ -63,11 +152,7 @@ async def connect_unix(
     Raises:
         OSError: nobody listens there.
     """
-
-    async def open_unix(target: URI, settings: ClientOptions) -> Transport:
-        return await _secure(await dial_unix(path), target, settings)
-
-    async with _connected(uri, client_options(options), open_unix) as ws:
+    async with _connected(uri, client_options(options), UnixWay(path)) as ws:
         yield ws
 
 
@@ -85,80 +170,121 @@ async def client_websocket(
     Raises:
         InvalidURI, TypeError, ValueError, HandshakeError, OSError, TimeoutError: as connect().
     """
-
-    async def open_stream(_target: URI, _settings: ClientOptions) -> Transport:
-        return StreamTransport(stream)
-
-    async with _connected(uri, client_options(options), open_stream) as ws:
+    async with _connected(uri, client_options(options), StreamWay(stream)) as ws:
         yield ws
 
 
 @asynccontextmanager
-async def _connected(
-    uri: str, options: ClientOptions, open_transport_to: _Open
-) -> AsyncIterator[WebSocket]:
+async def _connected(uri: str, options: ClientOptions, way: Way) -> AsyncIterator[WebSocket]:
+    target = check_target(uri, options)
+    async with (
+        Background() as background,
+        await open_websocket(target, options, way, background) as ws,
+    ):
+        yield ws
+
+
+def check_target(uri: str, options: ClientOptions) -> URI:
+    """What to connect to, if that is possible at all.
+
+    Raises:
+        InvalidURI, TypeError, ValueError: as connect().
+    """
     target = parse_uri(uri)
-    handshake = ClientHandshake(
-        target,
-        origin=options["origin"],
-        subprotocols=options["subprotocols"],
-        extensions=options["extensions"],
-        additional_headers=options["additional_headers"],
-        user_agent_header=options["user_agent_header"],
-        max_header_bytes=options["max_header_bytes"],
-    )
-    _check_tls(target, options)
-    async with Background() as background:
-        seconds = options["open_timeout"]
-        with anyio.move_on_after(seconds) as scope:
-            transport = await open_transport_to(target, options)
-            try:
-                response = await ask(transport, handshake)
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await transport.aclose_forcefully()
-                raise
-        if scope.cancelled_caught:
-            raise TimeoutError(f"opening the connection to {target.host} took over {seconds:g} s")
-        async with WebSocket(
-            transport,
-            background,
-            Side.CLIENT,
-            options,
-            request=handshake.request,
-            response=response,
-            subprotocol=handshake.subprotocol,
-            extensions=handshake.extensions,
-            early_data=handshake.trailing_data,
-        ) as ws:
-            yield ws
-
-
-def _check_tls(target: URI, options: ClientOptions) -> None:
+    _handshake(target, options, options["additional_headers"])
     if not target.secure and options["ssl"]:
         raise ValueError("ssl: a ws URI does not use TLS; use wss")
     if target.secure and options["ssl"] is False:
         raise ValueError("ssl: a wss URI needs TLS; use ws, or a context that does not verify")
+    return target
 
 
-async def _open_tcp(target: URI, options: ClientOptions) -> Transport:
-    sock = options["sock"]
-    if sock is None:
-        sock = await dial_tcp(
-            options["host"] or target.host,
-            options["port"] or target.port,
-            local_address=options["local_address"],
-        )
-    return await _secure(sock, target, options)
+async def open_websocket(
+    target: URI, options: ClientOptions, way: Way, background: Background
+) -> WebSocket:
+    """A new connection, which lives in `background` and is to be entered and left."""
+    logger, trace = options["logger"], options["trace"]
+    call_trace(trace, logger, "connection.open.started", host=target.host, port=target.port)
+    try:
+        ws = await _open_websocket(target, options, way, background)
+    except BaseException as exc:
+        call_trace(trace, logger, "connection.open.failed", exception=exc)
+        raise
+    call_trace(trace, logger, "connection.open.complete", websocket=ws)
+    return ws
 
 
-async def _secure(sock: socket.socket, target: URI, options: ClientOptions) -> Transport:
-    context: ssl_module.SSLContext | None = None
-    if target.secure:
-        given = options["ssl"]
-        context = given if isinstance(given, ssl_module.SSLContext) else client_context()
-    return await open_transport(
-        sock,
-        context,
-        server_hostname=(options["server_hostname"] or target.host) if context else None,
+async def _open_websocket(
+    target: URI, options: ClientOptions, way: Way, background: Background
+) -> WebSocket:
+    seconds = options["open_timeout"]
+    with anyio.move_on_after(seconds) as scope:
+        transport, handshake, response = await _open(target, options, way)
+    if scope.cancelled_caught:
+        raise TimeoutError(f"opening the connection to {target.host} took over {seconds:g} s")
+    return WebSocket(
+        transport,
+        background,
+        Side.CLIENT,
+        options,
+        request=handshake.request,
+        response=response,
+        subprotocol=handshake.subprotocol,
+        extensions=handshake.extensions,
+        early_data=handshake.trailing_data,
     )
+
+
+async def _open(
+    target: URI, options: ClientOptions, way: Way
+) -> tuple[Transport, ClientHandshake, Response]:
+    """A transport after the opening handshake, wherever the server has redirected us to."""
+    headers = options["additional_headers"]
+    left = options["max_redirects"]
+    while True:
+        handshake = _handshake(target, options, headers)
+        transport = await way.open(target, options)
+        try:
+            return transport, handshake, await ask(transport, handshake)
+        except BaseException as exc:
+            with anyio.CancelScope(shield=True):
+                await transport.aclose_forcefully()
+            if not isinstance(exc, InvalidStatus) or not options["max_redirects"]:
+                raise
+            refusal = exc.response
+            following = redirected(target, refusal)
+            if following is None:
+                raise
+        if not left:
+            why = f"more often than max_redirects={options['max_redirects']} times"
+            raise InvalidRedirect(refusal, why)
+        if not way.leads_on(target, following):
+            why = f"to {following.host_header}, but this client is bound to a host"
+            raise InvalidRedirect(refusal, why)
+        if following.origin != target.origin:
+            headers = without_credentials(headers)
+        left -= 1
+        target = following
+
+
+def _handshake(
+    target: URI, options: ClientOptions, additional_headers: HeadersLike | None
+) -> ClientHandshake:
+    return ClientHandshake(
+        target,
+        origin=options["origin"],
+        subprotocols=options["subprotocols"],
+        extensions=options["extensions"],
+        additional_headers=additional_headers,
+        user_agent_header=options["user_agent_header"],
+        max_header_bytes=options["max_header_bytes"],
+    )
+
+
+def _tls(target: URI, options: ClientOptions) -> tuple[ssl_module.SSLContext | None, str | None]:
+    """The context and the server's name; None and None for a connection without TLS."""
+    if not target.secure:
+        return None, None
+    given = options["ssl"]
+    context = given if isinstance(given, ssl_module.SSLContext) else client_context()
+    return context, options["server_hostname"] or target.host

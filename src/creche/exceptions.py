@@ -13,12 +13,16 @@ from creche.protocol.exceptions import (
     HandshakeError,
     InvalidHeader,
     InvalidMessage,
+    InvalidProxy,
+    InvalidProxyStatus,
+    InvalidRedirect,
     InvalidStatus,
     InvalidUpgrade,
     InvalidURI,
     NegotiationError,
     PayloadTooBig,
     ProtocolError,
+    ProxyError,
     WebSocketError,
 )
 
@@ -30,12 +34,16 @@ __all__ = [
     "HandshakeError",
     "InvalidHeader",
     "InvalidMessage",
+    "InvalidProxy",
+    "InvalidProxyStatus",
+    "InvalidRedirect",
     "InvalidStatus",
     "InvalidURI",
     "InvalidUpgrade",
     "NegotiationError",
     "PayloadTooBig",
     "ProtocolError",
+    "ProxyError",
     "WebSocketError",
 ]
 

@@ -3,6 +3,7 @@ cimport cython
 from creche.protocol.connection cimport Connection
 from creche.protocol.messages cimport Inbox, encode_message, message_opcode
 from creche.transports.base cimport Receiver, Transport
+from creche.traffic cimport Traffic
 from creche.waiting cimport Budget, Waiter
 
 
@@ -24,6 +25,9 @@ cdef class Link(Receiver):
     cdef bint _streaming
     cdef bint _flush_scheduled
     cdef Py_ssize_t _counted
+    cdef Traffic _traffic
+    cdef long long _sent_seen
+    cdef Py_ssize_t _finished_seen
     cdef object _error
     cdef bint _outcome_seen
     cdef bint _receiving
@@ -37,7 +41,7 @@ cdef class Link(Receiver):
     cdef object __weakref__
 
     cpdef take(self)
-    cdef _check_not_busy(self)
+    cdef _check_not_busy(self, bint part)
     @cython.locals(resumed=bint, connection=Connection)
     cdef _take(self, bint part)
     cdef _next_sender(self)
@@ -52,7 +56,8 @@ cdef class Link(Receiver):
     cpdef check_sendable(self)
     cpdef bint try_send(self, object message, object text, bint compress) except -1
     cpdef send(self, object message, object text, bint compress)
-    cpdef bint post(self, int opcode, object payload, bint at_once) except -1
+    cpdef bint post(self, message, bint at_once) except -1
+    cdef _append_prepared(self, message, bint compress)
     @cython.locals(connection=Connection)
     cdef _append(self, int opcode, object payload, bint encode)
     cdef _wake_sender(self)
@@ -62,17 +67,19 @@ cdef class Link(Receiver):
     cpdef end_turn(self)
     cpdef flush_now(self)
     cdef _flush(self)
-    @cython.locals(connection=Connection, outbox=bytearray)
+    @cython.locals(connection=Connection)
     cdef _written(self)
     cpdef abort(self, str reason)
     cpdef Py_ssize_t payload_left(self) except -1
     cpdef data_received(self, bytearray data, Py_ssize_t size)
-    @cython.locals(connection=Connection)
+    @cython.locals(connection=Connection, finished=Py_ssize_t)
     cdef _after_input(self)
     cpdef reading_done(self)
     cpdef eof_received(self)
     cpdef output_left(self)
     @cython.locals(size=Py_ssize_t)
+    cdef _count_sent(self)
+    @cython.locals(transport=Transport, own=Py_ssize_t)
     cdef _count(self)
     cdef _pause(self)
     @cython.locals(connection=Connection)

@@ -48,6 +48,7 @@ from creche.protocol.connection import Connection
 from creche.protocol.extensions import Extension
 from creche.protocol.messages import encode_message, message_opcode
 from creche.protocol.pings import Ping
+from creche.protocol.prepared import PreparedMessage
 from creche.protocol.states import Outcome, Side, State
 from creche.transports.base import Receiver, Transport
 from creche.waiting import current_budget
@@ -111,6 +112,9 @@ class Link(Receiver):
         self._streaming = False  # whether a sender only stopped to let others have their turn
         self._flush_scheduled = False
         self._counted = 0  # bytes of ours that the background has counted
+        self._traffic = background.traffic
+        self._sent_seen = transport.bytes_sent  # what of it the traffic knows
+        self._finished_seen = 0
         self._error: Exception | None = None  # what broke the transport
         self._outcome_seen = False
         # Who waits.
@@ -131,8 +135,8 @@ class Link(Receiver):
 
     # Taking messages
 
-    async def next_message(self, iterating: bool = False) -> str | bytes:
-        """Wait for the next message.
+    async def next_message(self, iterating: bool = False, part: bool = False) -> Any:
+        """Wait for the next message; or for some of it, which comes with whether that is its end.
 
         Raises:
             StopAsyncIteration: instead of ConnectionClosedOK, where `iterating`.
@@ -140,13 +144,14 @@ class Link(Receiver):
             anyio.BusyResourceError: another task is waiting.
         """
         try:
-            message = self.take()
+            self._check_not_busy(part)
+            message = self._take(part)
             while message is None:
                 try:
                     await self._arrived()
                 finally:
                     self._receiving = False
-                message = self.take()
+                message = self._take(part)
             return message
         except anyio.EndOfStream:
             if iterating:
@@ -159,25 +164,8 @@ class Link(Receiver):
         Raises:
             anyio.BusyResourceError: another one receives.
         """
-        self._check_not_busy()
+        self._check_not_busy(False)
         self._taking_parts = True
-
-    async def next_part(self) -> tuple[str | bytes, bool]:
-        """Wait for some of the next message; it comes with whether that is its end.
-
-        Raises:
-            ConnectionClosed: there is none to come.
-        """
-        if self._receiving:
-            raise anyio.BusyResourceError("receiving from")
-        part: tuple[str | bytes, bool] | None = self._take(True)
-        while part is None:
-            try:
-                await self._arrived()
-            finally:
-                self._receiving = False
-            part = self._take(True)
-        return part
 
     def end_parts(self, finished: bool) -> None:
         """Messages are taken whole again; the rest of this one is dropped if it is not finished."""
@@ -195,12 +183,12 @@ class Link(Receiver):
             ConnectionClosed: there is none to come.
             anyio.BusyResourceError: another task is waiting.
         """
-        self._check_not_busy()
+        self._check_not_busy(False)
         message: str | bytes | None = self._take(False)
         return message
 
-    def _check_not_busy(self) -> None:
-        if self._receiving or self._taking_parts:
+    def _check_not_busy(self, part: bool) -> None:
+        if self._receiving or (self._taking_parts and not part):
             raise anyio.BusyResourceError("receiving from")
 
     def _take(self, part: bool) -> Any:
@@ -273,7 +261,7 @@ class Link(Receiver):
 
     def is_slow(self) -> bool:
         """Whether too much waits for the peer already."""
-        return len(self.transport.outbox) >= self._write_limit
+        return self.transport.waiting() >= self._write_limit
 
     def check_sendable(self) -> None:
         if not self.is_open():
@@ -299,37 +287,55 @@ class Link(Receiver):
         """Commit a message; there is room.
 
         Args:
-            message: str or bytes-like.
+            message: str, bytes-like or a PreparedMessage.
             text: whether it is text; None if that is for its type to say.
             compress: whether extensions may change it.
 
         Raises:
             TypeError: `message` is neither str nor bytes-like.
         """
-        self._append(message_opcode(message, text), encode_message(message, text), compress)
+        if type(message) is PreparedMessage:
+            message.check_text(text)
+            self._append_prepared(message, compress)
+        else:
+            self._append(message_opcode(message, text), encode_message(message, text), compress)
         self.commit()
 
-    def post(self, opcode: int, payload: bytes | memoryview, at_once: bool) -> bool:
+    def post(self, message: PreparedMessage, at_once: bool) -> bool:
         """Commit a message of many, if the connection is open and has room; returns whether it was.
 
         It is written at the end of the turn unless `at_once`.
         """
         if not (self.is_open() and self.has_room()):
             return False
-        self._append(opcode, payload, True)
+        self._append_prepared(message, True)
         if at_once:
             self.commit()
         else:
             self.commit_later()
         return True
 
+    def _append_prepared(self, message: PreparedMessage, compress: bool) -> None:
+        """Append a message, as far as possible as it was encoded for others."""
+        extensions = self.connection.extensions
+        if not extensions or not (compress and message.compress):
+            self._append(message.opcode, message.payload, False)
+            return
+        encoded = message.encode_for(extensions)
+        if encoded is None:
+            self._append(message.opcode, message.payload, True)
+        else:
+            opcode, payload = encoded
+            self._append(opcode, payload, False)
+
     def _append(self, opcode: int, payload: bytes | memoryview, encode: bool) -> None:
         """Append a message to the outbox; a large one is also written."""
+        self._traffic.messages_sent += 1
         connection = self.connection
         if connection.masking or len(payload) < _LARGE or (encode and connection.extensions):
             connection.send_message(opcode, payload, encode)
         else:
-            connection.send_header(opcode, len(payload))
+            connection.send_header(opcode, payload)
             self.transport.write(payload)
             self._written()
 
@@ -382,7 +388,8 @@ class Link(Receiver):
 
     def send_part(self, opcode: int, payload: bytes | memoryview, fin: bool) -> None:
         """Commit a frame of the message that was begun; there is room."""
-        self.connection.send_fragment(opcode, payload, fin)
+        self.connection.send_frame(opcode, payload, fin)
+        self._traffic.messages_sent += fin
         self.commit()
 
     def end_message(self) -> None:
@@ -395,9 +402,9 @@ class Link(Receiver):
         if self._is_single():
             self._direct_from = self._now() + _PAUSE
             self._flush()
-        elif len(self.transport.outbox) >= _FLUSH_SIZE:
+        elif self.transport.waiting() >= _FLUSH_SIZE:
             self._flush()
-        elif self.transport.outbox:
+        elif self.transport.waiting():
             self.commit_later()
 
     def _is_single(self) -> bool:
@@ -423,14 +430,14 @@ class Link(Receiver):
         self._flush_scheduled = False
         self._direct_from = NEVER if self._streaming else 0.0
         self._streaming = False
-        if self.transport.outbox:
+        if self.transport.waiting():
             self._flush()
 
     def flush_now(self) -> None:
         """Write what the kernel takes; the next message goes out at once again."""
         self._direct_from = 0.0
         self._streaming = False
-        if self.transport.outbox:
+        if self.transport.waiting():
             self._flush()
 
     def _flush(self) -> None:
@@ -439,11 +446,11 @@ class Link(Receiver):
 
     def _written(self) -> None:
         """The transport has just been given what there was to write."""
+        self._count_sent()
         connection = self.connection
-        outbox = self.transport.outbox
         if connection.output_left():
             self.transport.flush()
-        if outbox:
+        if self.transport.waiting():
             if not connection.timers.is_watching_output():
                 # Bytes wait for the peer: it must take some in time.
                 delivered = self.transport.bytes_sent - self.transport.unsent()
@@ -457,7 +464,7 @@ class Link(Receiver):
         """Wait until the kernel has everything."""
         await checkpoint()
         self.flush_now()
-        while self.transport.outbox:
+        while self.transport.waiting():
             self.check_sendable()
             written = anyio.Event()
             self._flushers.append(written)
@@ -482,6 +489,12 @@ class Link(Receiver):
         if ping.latency is None:
             raise self.ending(PeerHasClosed)
         return ping.latency
+
+    def set_keepalive(self, ping_interval: float | None, ping_timeout: float | None) -> None:
+        """Ping otherwise from now on."""
+        if self.connection.state is State.OPEN:
+            self.connection.timers.set_keepalive(self._now(), ping_interval, ping_timeout)
+            self._reschedule()
 
     # Closing
 
@@ -584,6 +597,15 @@ class Link(Receiver):
             exc.__cause__ = connection.failure or self._error
         return exc
 
+    def ended_by_peer(self) -> bool:
+        """Whether the connection has ended, and not because we have closed it."""
+        connection = self.connection
+        if self.closed_by_us or connection.outcome is None:
+            return False
+        # What is sent in answer to the peer's close frame is that very object.
+        answered = connection.sent is None or connection.sent is connection.received
+        return answered or connection.outcome is Outcome.ABNORMAL
+
     def is_own_end(self, exc: BaseException) -> bool:
         return isinstance(exc, ConnectionClosed) and exc.of_connection(self._key)
 
@@ -610,6 +632,7 @@ class Link(Receiver):
         return self.connection.payload_wanted()
 
     def data_received(self, data: bytearray, size: int) -> None:
+        self._traffic.bytes_received += size
         self.connection.receive_data(data, self._now(), size)
         self._after_input()
         if not self.transport.calls_back:
@@ -622,6 +645,9 @@ class Link(Receiver):
 
     def _after_input(self) -> None:
         connection = self.connection
+        finished = connection.inbox.finished
+        self._traffic.messages_received += finished - self._finished_seen
+        self._finished_seen = finished
         self._count()
         if connection.answered:
             self._wake_pingers()
@@ -634,7 +660,7 @@ class Link(Receiver):
             self.background.run_soon(self._continue)
         if connection.timers.is_watching_message():
             self._reschedule()
-        if self.transport.outbox and not self._flush_scheduled:
+        if self.transport.waiting() and not self._flush_scheduled:
             self._flush()  # an answer to a ping or a close frame
         if connection.state is not _OPEN:
             self._update()
@@ -661,10 +687,14 @@ class Link(Receiver):
             self._error = exc
 
     def output_left(self) -> None:
-        if self.transport.outbox or self.connection.output_left():
+        self._count_sent()
+        if self.transport.waiting() or self.connection.output_left():
             self._flush()
         self._wake_sender()
-        if not self.transport.outbox:
+        if not self.transport.waiting():
+            timers = self.connection.timers
+            if timers.is_watching_output() and not self.transport.unsent():
+                timers.output_taken()
             if self._counted:
                 self._count()
             for written in self._flushers:
@@ -681,14 +711,24 @@ class Link(Receiver):
         if not (self._continuing or self._paused):
             self.transport.resume_reading()
 
-    # Memory
+    # Counting
+
+    def _count_sent(self) -> None:
+        """The transport may have written."""
+        sent = self.transport.bytes_sent
+        self._traffic.bytes_sent += sent - self._sent_seen
+        self._sent_seen = sent
+
+    def note_skipped(self) -> None:
+        """A message to many has passed over this connection, since it is slow."""
+        self._traffic.skipped += 1
 
     def _count(self) -> None:
         """What we keep has changed."""
-        size = self.connection.kept() + len(self.transport.outbox)
-        if size >= COUNTED_FROM or self._counted:
-            self._counted = size if size >= COUNTED_FROM else 0
-            self.background.buffers.count(self, size)
+        transport = self.transport
+        own = self.connection.kept() + len(transport.outbox)
+        if own >= COUNTED_FROM or transport.kept_size or self._counted:
+            self._counted = self.background.buffers.count(self, own, transport.payloads())
 
     def shed(self, limit: int) -> None:
         self.connection.discard_input()
@@ -720,9 +760,9 @@ class Link(Receiver):
         transport = self.transport
         unsent = transport.unsent()
         out_of_time = self.connection.handle_timeout(
-            now, transport.bytes_sent - unsent, unsent + len(transport.outbox)
+            now, transport.bytes_sent - unsent, unsent + transport.waiting()
         )
-        if transport.outbox:
+        if transport.waiting():
             self._flush()
         if out_of_time:
             self._cancel_rest(set())
@@ -741,18 +781,18 @@ class Link(Receiver):
         """Draw the consequences of the protocol's state."""
         connection = self.connection
         transport = self.transport
-        if connection.state is State.CLOSED and not transport.outbox:
+        if connection.state is State.CLOSED and not transport.waiting():
             if connection.eof:
                 connection.lose("")
             elif connection.side is Side.SERVER or connection.failure is not None:
                 transport.send_eof()  # the server closes TCP first (RFC 6455 7.1.1)
         if connection.state is State.LOST and not self.gone:
-            self._count()
             if connection.outcome is Outcome.ABNORMAL:
                 transport.abort()
             else:
                 transport.close()
             self.gone = True
+            self._count()
             if self._gone_event is not None:
                 self._gone_event.set()
         if not self._outcome_seen and connection.outcome is not None:

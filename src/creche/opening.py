@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 import anyio
+from anyio.abc import SocketAttribute
 
 from creche.options import ServerHandshakeOptions
 from creche.protocol.client_handshake import ClientHandshake
 from creche.protocol.exceptions import InvalidMessage, InvalidStatus, Rejection
+from creche.protocol.forwarding import find_client
+from creche.protocol.headers import Headers, HeadersLike
 from creche.protocol.http import Request, Response
-from creche.protocol.server_handshake import ServerHandshake, reject
+from creche.protocol.server_handshake import ServerHandshake, offered_subprotocols, reject
 from creche.transports.base import Transport
 
 # A refusing server's answer is worth waiting for, but not for long.
@@ -29,8 +33,8 @@ class Gate(Protocol):
 
     __slots__ = ()
 
-    def check_open(self) -> None:
-        """Raise a Rejection if nobody is let in any more."""
+    def check_open(self, request: Request) -> None:
+        """Raise a Rejection if nobody is let in any more, or this client asks too often."""
 
     def admit(self) -> None:
         """Count a client in, or raise a Rejection if there are too many."""
@@ -39,7 +43,7 @@ class Gate(Protocol):
 class OpenGate(Gate):
     """Lets everybody in."""
 
-    def check_open(self) -> None:
+    def check_open(self, request: Request) -> None:
         pass
 
     def admit(self) -> None:
@@ -77,97 +81,146 @@ async def _read_refusal(transport: Transport, handshake: ClientHandshake) -> Non
             handshake.receive_data(data)
 
 
-async def answer(
-    transport: Transport,
-    handshake: ServerHandshake,
-    options: ServerHandshakeOptions,
-    gate: Gate,
-) -> tuple[Request, Response]:
-    """The server's side: read the request, send the answer; returns both if that is 101.
+class Answering:
+    """The server's side: reads a request, and answers it.
 
-    Raises:
-        HandshakeError: the request was refused, and the client told why, or it did not come.
+    Each method but the first follows the one before, and raises:
+        Rejection: the request was refused, and the client told why.
+        HandshakeError: it did not come.
         OSError: the transport broke.
     """
-    try:
-        request = await _read_request(transport, handshake)
-        gate.check_open()
-        handshake.check_host(request)
-        response = await _decide(request, handshake, options)
-        gate.admit()
-    except Rejection as refusal:
-        await _refuse(transport, _answer(refusal.response, handshake, options))
-        raise
-    transport.outbox += _answer(response, handshake, options)
-    await transport.drain()
-    return request, response
 
+    __slots__ = ("_gate", "_handshake", "_options", "_transport")
 
-async def _read_request(transport: Transport, handshake: ServerHandshake) -> Request:
-    while True:
-        data = await transport.receive()
-        if not data:
-            raise InvalidMessage("the client closed the connection before it asked")
-        request = handshake.receive_data(data)
-        if request is not None:
-            request.extra_attributes = transport.extra_attributes
-            return request
+    def __init__(
+        self,
+        transport: Transport,
+        handshake: ServerHandshake,
+        options: ServerHandshakeOptions,
+        gate: Gate,
+    ) -> None:
+        self._transport = transport
+        self._handshake = handshake
+        self._options = options
+        self._gate = gate
 
+    async def read_request(self) -> Request:
+        """The request, unless it is refused by what is known of it, or by process_request."""
+        try:
+            request = await self._read()
+            request.find_client = _client_finder(tuple(self._options["trusted_proxies"]))
+            self._gate.check_open(request)
+            self._handshake.check_host(request)
+            hook = self._options["process_request"]
+            if hook is not None:
+                answer = await self._call(hook, Response, request)
+                if answer is not None:
+                    raise Rejection(answer)
+        except Rejection as refusal:
+            await self.refuse(refusal.response)
+            raise
+        return request
 
-async def _decide(
-    request: Request, handshake: ServerHandshake, options: ServerHandshakeOptions
-) -> Response:
-    """The answer 101; anything else is raised as a Rejection."""
-    try:
-        if options["process_request"] is not None:
-            answer = await _call(options["process_request"], request)
-            if answer is not None:
-                raise Rejection(answer)
-        response = handshake.accept(request)
-        if options["process_response"] is not None:
-            response = await _call(options["process_response"], request, response) or response
-            if response.status != 101:
-                raise Rejection(response)
-    except Rejection:
-        raise
-    except Exception:
-        options["logger"].exception("deciding about an opening handshake failed")
-        raise reject(500, "the server failed to decide about the request") from None
-    return response
-
-
-async def _call(hook: Callable[..., Any], *args: Any) -> Any:
-    """Call a hook that may be sync or async; what it returns is a Response or None."""
-    answer = hook(*args)
-    if inspect.isawaitable(answer):
-        answer = await answer
-    if answer is not None and not isinstance(answer, Response):
-        raise TypeError(f"{hook} must return a Response or None, not {type(answer).__name__}")
-    return answer
-
-
-def _answer(
-    response: Response, handshake: ServerHandshake, options: ServerHandshakeOptions
-) -> bytes:
-    """The bytes of a response; of a 500 where a hook has made one that cannot be sent."""
-    if options["server_header"] is not None:
-        response.headers.add_default("Server", options["server_header"])
-    try:
-        return handshake.respond(response)
-    except ValueError:
-        options["logger"].exception("a response cannot be sent")
-        return handshake.respond(reject(500, "the server failed to answer").response)
-
-
-async def _refuse(transport: Transport, answer: bytes) -> None:
-    """Send an answer and let the client read it."""
-    transport.outbox += answer
-    await transport.drain()
-    transport.send_eof()
-    with anyio.move_on_after(_LINGER_SECONDS):
-        left = _LINGER_BYTES
-        while left > 0:
-            data = await transport.receive()
+    async def _read(self) -> Request:
+        while True:
+            data = await self._transport.receive()
             if not data:
-                break
-            left -= len(data)
+                raise InvalidMessage("the client closed the connection before it asked")
+            request = self._handshake.receive_data(data)
+            if request is not None:
+                request.extra_attributes = self._transport.extra_attributes
+                return request
+
+    async def choose_subprotocol(self, request: Request) -> str | None:
+        """The subprotocol by the options, if the request asks for a WebSocket at all."""
+        try:
+            self._handshake.check(request)
+            select = self._options["select_subprotocol"]
+            if select is None:
+                return self._handshake.choose_subprotocol(request)
+            chosen: str | None = await self._call(
+                select, str, request, offered_subprotocols(request)
+            )
+            return chosen
+        except Rejection as refusal:
+            await self.refuse(refusal.response)
+            raise
+
+    async def accept(
+        self, request: Request, subprotocol: str | None, headers: HeadersLike = ()
+    ) -> Response:
+        """Answer 101, with further header fields perhaps."""
+        try:
+            try:
+                response = self._handshake.accept(request, subprotocol)
+            except ValueError:
+                raise self._failed() from None
+            for name, value in Headers(headers).fields:
+                response.headers.add(name, value)
+            hook = self._options["process_response"]
+            if hook is not None:
+                response = await self._call(hook, Response, request, response) or response
+                if response.status != 101:
+                    raise Rejection(response)
+            self._handshake.agreed(response)
+            self._gate.admit()
+        except Rejection as refusal:
+            await self.refuse(refusal.response)
+            raise
+        self._transport.outbox += self._bytes(response)
+        await self._transport.drain()
+        return response
+
+    async def refuse(self, response: Response) -> None:
+        """Answer otherwise, and let the client read it."""
+        self._transport.outbox += self._bytes(response)
+        await self._transport.drain()
+        self._transport.send_eof()
+        with anyio.move_on_after(_LINGER_SECONDS):
+            left = _LINGER_BYTES
+            while left > 0:
+                data = await self._transport.receive()
+                if not data:
+                    break
+                left -= len(data)
+
+    async def _call(self, hook: Callable[..., Any], kind: type, *args: Any) -> Any:
+        """Call a hook, sync or async, that returns something of a kind, or None; what it raises is
+        a 500."""
+        try:
+            answer = hook(*args)
+            if inspect.isawaitable(answer):
+                answer = await answer
+            if not isinstance(answer, kind | None):
+                raise TypeError(
+                    f"{hook} must return a {kind.__name__} or None, not {type(answer).__name__}"
+                )
+        except Exception:
+            raise self._failed() from None
+        return answer
+
+    def _failed(self) -> Rejection:
+        """For a hook that has failed."""
+        self._options["logger"].exception("deciding about an opening handshake failed")
+        return reject(500, "the server failed to decide about the request")
+
+    def _bytes(self, response: Response) -> bytes:
+        """The bytes of a response; of a 500 where a hook has made one that cannot be sent."""
+        if self._options["server_header"] is not None:
+            response.headers.add_default("Server", self._options["server_header"])
+        try:
+            return self._handshake.respond(response)
+        except ValueError:
+            self._options["logger"].exception("a response cannot be sent")
+            return self._handshake.respond(reject(500, "the server failed to answer").response)
+
+
+@lru_cache(maxsize=16)
+def _client_finder(trusted: Sequence[str]) -> Callable[[Request], str | None]:
+    """What gives the client's address, the same function for all requests to a server."""
+
+    def find(request: Request) -> str | None:
+        peer = request.extra(SocketAttribute.remote_address, None)
+        return find_client(peer[0] if isinstance(peer, tuple) else None, request.headers, trusted)
+
+    return find

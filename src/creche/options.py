@@ -9,24 +9,48 @@ import logging
 import socket
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, cast
 
 from creche._version import __version__
 from creche.protocol.deflate import PerMessageDeflate
 from creche.protocol.extensions import ExtensionFactory, check_extensions
+from creche.protocol.forwarding import check_trusted_proxies
 from creche.protocol.handshake import check_subprotocols
 from creche.protocol.headers import Headers, HeadersLike
 from creche.protocol.http import Request, Response
+from creche.protocol.proxies import parse_proxy
 from creche.protocol.server_handshake import (
     Hosts,
     Origins,
-    SelectSubprotocol,
     check_hosts,
     check_origins,
 )
+from creche.tracing import Trace
 
+SelectSubprotocol = Callable[[Request, Sequence[str]], str | Awaitable[str | None] | None]
 ProcessRequest = Callable[[Request], Response | Awaitable[Response | None] | None]
 ProcessResponse = Callable[[Request, Response], Response | Awaitable[Response | None] | None]
+
+ProcessException = Callable[[Exception], Exception | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt of reconnect() to connect.
+
+    Attributes:
+        number: 1 for the first; it begins anew after a connection that has held.
+        delay: seconds until it is made.
+        exception: why there is no connection; None at the very first.
+    """
+
+    number: int
+    delay: float
+    exception: Exception | None
+
+
+OnAttempt = Callable[[Attempt], Awaitable[object] | None]
 
 
 class ConnectionOptions(TypedDict, total=False):
@@ -66,6 +90,9 @@ class ConnectionOptions(TypedDict, total=False):
     """The largest head of an HTTP message that is read, in bytes. Default 16 KiB."""
     logger: logging.Logger
     """Where to log. Default: the logger "creche.client" or "creche.server"."""
+    trace: Trace | None
+    """Called with the name of each event, such as "connection.open.started" or "frame.received",
+    and a dict of what is known of it; it must not wait. Default None."""
 
 
 class ClientHandshakeOptions(ConnectionOptions, total=False):
@@ -96,6 +123,35 @@ class ClientOptions(ClientHandshakeOptions, total=False):
     """Connect to this port instead of the URI's. Default None."""
     local_address: str | None
     """The address to connect from. Default None."""
+    max_redirects: int
+    """How often to follow the redirects of servers; 0 for not at all. Default 10."""
+    proxy: str | bool | None
+    """The URI of a proxy to go through; True for the one that the environment names, if any; None
+    or False for none. Default True."""
+    proxy_ssl: ssl_module.SSLContext | None
+    """The TLS context of an https proxy; None for one that verifies. Default None."""
+    proxy_server_hostname: str | None
+    """The name that the proxy's certificate must have. Default: its host."""
+
+
+class ReconnectOptions(ClientOptions, total=False):
+    """The options of reconnect() and reconnecting()."""
+
+    initial_delay: float
+    """The most seconds before the first attempt to connect again (RFC 6455 7.2.3); each further
+    attempt in a row doubles them. How many of them it is, chance says. Default 5."""
+    max_delay: float
+    """The most seconds that chance may say, and the most that a server may ask for by Retry-After.
+    Default 60."""
+    stable_after: float
+    """Seconds after which a connection has held, and its loss counts as a first one. Default 30."""
+    max_attempts: int | None
+    """Attempts in a row without a connection that holds; None for any number. Default None."""
+    process_exception: ProcessException | None
+    """Called with what an attempt has raised; returns None to try again, or what to raise.
+    Default: creche.process_exception."""
+    on_attempt: OnAttempt | None
+    """Called with an Attempt before its delay, sync or async. Default None."""
 
 
 class ServerHandshakeOptions(ConnectionOptions, total=False):
@@ -107,7 +163,7 @@ class ServerHandshakeOptions(ConnectionOptions, total=False):
     subprotocols: Sequence[str]
     """The supported subprotocols, the preferred first. Default none."""
     select_subprotocol: SelectSubprotocol | None
-    """Called with the request and the offered subprotocols; returns one or None."""
+    """Called with the request and the offered subprotocols, sync or async; returns one or None."""
     process_request: ProcessRequest | None
     """Called with the request, sync or async; a Response it returns is sent instead of 101."""
     process_response: ProcessResponse | None
@@ -118,6 +174,9 @@ class ServerHandshakeOptions(ConnectionOptions, total=False):
     """The hosts that a client may ask for, against DNS rebinding: names, of which `"*.example.com"`
     means every one below example.com, "loopback" for the names and addresses of loopback, None for
     every host, "auto" for "loopback" where the server listens on loopback only. Default "auto"."""
+    trusted_proxies: Sequence[str]
+    """Whose Forwarded and X-Forwarded-For headers say who the client is: networks such as
+    "10.0.0.0/8", addresses, and "unix" for whoever comes by a Unix socket. Default none."""
 
 
 class ListenerOptions(ServerHandshakeOptions, total=False):
@@ -129,6 +188,15 @@ class ListenerOptions(ServerHandshakeOptions, total=False):
     max_handshakes: int | None
     """Opening handshakes in progress; a further one drops the oldest. None for any number.
     Default 500."""
+    max_connections_per_client: int | None
+    """Open connections of one client, which is an IPv4 address or a /64 network of IPv6; further
+    ones get 429. None for any number. Default None."""
+    handshake_rate: float | None
+    """Opening handshakes a second that one client may ask for, on average over 10 s; further ones
+    get 429. None for any number. Default None."""
+    max_lifetime: float | None
+    """Seconds after which a connection is closed with 1001, less up to 10 % by chance; None for
+    never. Default None."""
     max_buffered_bytes: int | None
     """Bytes that all connections together may keep in memory, received and to be sent; beyond
     that, the one with the most is ended. None for any number. Default 256 MiB."""
@@ -166,6 +234,7 @@ CONNECTION_DEFAULTS: ConnectionOptions = {
     "compression": "deflate",
     "extensions": (),
     "max_header_bytes": 2**14,
+    "trace": None,
 }
 
 CLIENT_DEFAULTS: ClientOptions = {
@@ -181,6 +250,20 @@ CLIENT_DEFAULTS: ClientOptions = {
     "host": None,
     "port": None,
     "local_address": None,
+    "max_redirects": 10,
+    "proxy": True,
+    "proxy_ssl": None,
+    "proxy_server_hostname": None,
+}
+
+RECONNECT_DEFAULTS: ReconnectOptions = {
+    **CLIENT_DEFAULTS,
+    "initial_delay": 5,
+    "max_delay": 60,
+    "stable_after": 30,
+    "max_attempts": None,
+    "process_exception": None,
+    "on_attempt": None,
 }
 
 SERVER_DEFAULTS: ServerOptions = {
@@ -193,8 +276,12 @@ SERVER_DEFAULTS: ServerOptions = {
     "process_response": None,
     "server_header": _USER_AGENT,
     "hosts": "auto",
+    "trusted_proxies": (),
     "max_connections": None,
     "max_handshakes": 500,
+    "max_connections_per_client": None,
+    "handshake_rate": None,
+    "max_lifetime": None,
     "max_buffered_bytes": 2**28,
     "ssl": None,
     "sockets": None,
@@ -206,18 +293,32 @@ SERVER_DEFAULTS: ServerOptions = {
 _PING_SECONDS = 20.0
 
 
-def _seconds(name: str, value: object) -> None:
+def _seconds(name: str, value: object, what: str = "number of seconds") -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+        raise TypeError(f"{name} must be a {what}, not {type(value).__name__}")
     if not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be a positive number of seconds, not {value}")
+        raise ValueError(f"{name} must be a positive {what}, not {value}")
 
 
-def _count(name: str, value: object) -> None:
+def _rate(name: str, value: object) -> None:
+    _seconds(name, value, "number a second")
+
+
+def _count(name: str, value: object, least: int = 1) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
+
+
+def _count_or_zero(name: str, value: object) -> None:
+    _count(name, value, 0)
+
+
+def _proxy(name: str, value: object) -> None:
+    _instance(str, bool)(name, value)
+    if isinstance(value, str):
+        parse_proxy(value)
 
 
 def _function(name: str, value: object) -> None:
@@ -272,6 +373,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "extensions": _named_already(check_extensions),
     "max_header_bytes": _count,
     "logger": _instance(logging.Logger),
+    "trace": _or_none(_function),
     "origin": _or_none(_header_value),
     "subprotocols": _named_already(check_subprotocols),
     "additional_headers": _named_already(lambda value: Headers(value or ())),
@@ -282,19 +384,43 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "host": _or_none(_instance(str)),
     "port": _or_none(_count),
     "local_address": _or_none(_instance(str)),
+    "max_redirects": _count_or_zero,
+    "proxy": _or_none(_proxy),
+    "proxy_ssl": _or_none(_instance(ssl_module.SSLContext)),
+    "proxy_server_hostname": _or_none(_instance(str)),
+    "initial_delay": _seconds,
+    "max_delay": _seconds,
+    "stable_after": _seconds,
+    "max_attempts": _or_none(_count),
+    "process_exception": _or_none(_function),
+    "on_attempt": _or_none(_function),
     "origins": _named_already(check_origins),
     "select_subprotocol": _or_none(_function),
     "process_request": _or_none(_function),
     "process_response": _or_none(_function),
     "server_header": _or_none(_header_value),
     "hosts": _named_already(check_hosts),
+    "trusted_proxies": _named_already(check_trusted_proxies),
     "max_connections": _or_none(_count),
     "max_handshakes": _or_none(_count),
+    "max_connections_per_client": _or_none(_count),
+    "handshake_rate": _or_none(_rate),
+    "max_lifetime": _or_none(_seconds),
     "max_buffered_bytes": _or_none(_count),
     "sockets": _or_none(_instance(list, tuple)),
     "backlog": _count,
     "reuse_port": _instance(bool),
 }
+
+
+def check_option(name: str, value: object) -> None:
+    """Check the value of one option.
+
+    Raises:
+        TypeError: a value of a wrong type.
+        ValueError: a value out of range.
+    """
+    _CHECKS[name](name, value)
 
 
 def client_options(given: Mapping[str, Any]) -> ClientOptions:
@@ -305,6 +431,19 @@ def client_options(given: Mapping[str, Any]) -> ClientOptions:
         ValueError: an option out of range.
     """
     return cast(ClientOptions, _resolve(dict(CLIENT_DEFAULTS), given))
+
+
+def reconnect_options(given: Mapping[str, Any]) -> ReconnectOptions:
+    """The options of a client that connects again, with their defaults.
+
+    Raises:
+        TypeError: an option of an unknown name or a wrong type.
+        ValueError: an option out of range, or a socket, which serves once only.
+    """
+    options = cast(ReconnectOptions, _resolve(dict(RECONNECT_DEFAULTS), given))
+    if options["sock"] is not None:
+        raise ValueError("sock: a connected socket serves for one connection only")
+    return options
 
 
 def server_options(given: Mapping[str, Any]) -> ServerOptions:
@@ -321,7 +460,7 @@ def _resolve(options: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any
     for name, value in given.items():
         if name not in options and name != "stall_timeout":
             raise TypeError(f"unknown option {name!r}")
-        _CHECKS[name](name, value)
+        check_option(name, value)
         options[name] = value
     interval, timeout = options["ping_interval"], options["ping_timeout"]
     options.setdefault("stall_timeout", (interval or _PING_SECONDS) + (timeout or _PING_SECONDS))

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Unpack
 
 import anyio
 from anyio.abc import ByteStream, Listener, TaskStatus
 
-from creche.background import NEVER, Background, is_cancelled
+from creche.background import NEVER, Background, Timer, is_cancelled
+from creche.deciding import Decider, DecidingHandler, PendingRequest
 from creche.exceptions import ConnectionClosedError, HandshakeError
 from creche.handlers import user_part
+from creche.limits import ClientLimits
 from creche.link import Link
-from creche.opening import Gate, OpenGate, answer
+from creche.opening import Answering, Gate, OpenGate
 from creche.options import (
     ListenerOptions,
     ServerHandshakeOptions,
     ServerOptions,
     server_options,
 )
-from creche.protocol.closing import make_close
-from creche.protocol.server_handshake import ServerHandshake, is_loopback, reject
+from creche.protocol.closing import ABNORMAL, Close, make_close
+from creche.protocol.exceptions import Rejection
+from creche.protocol.forwarding import client_key
+from creche.protocol.headers import HeadersLike
+from creche.protocol.http import Request, Response
+from creche.protocol.server_handshake import OURS, ServerHandshake, is_loopback, reject
 from creche.protocol.states import Side
+from creche.tracing import call_trace
 from creche.transports.base import Transport
 from creche.transports.dialing import open_transport
 from creche.transports.listening import (
@@ -47,12 +56,18 @@ from creche.websocket import Handler, WebSocket
 # them: then each has a time for its handshake before it is the oldest.
 _CROWDED_PAUSE = 0.002
 
+# Close frames that are spread over a time are sent together where less is between them.
+_SHORTEST_PAUSE = 0.001
+
+# The part of max_lifetime that chance takes off.
+_LIFETIME_JITTER = 0.1
+
 # A client that is refused because the server is full may come again after so many seconds.
 _RETRY_AFTER = "10"
 
 
 async def serve(
-    handler: Handler,
+    handler: Handler | DecidingHandler,
     host: str | None = None,
     port: int = 0,
     *,
@@ -65,7 +80,8 @@ async def serve(
     1011 and a line in the log if it raises. `await task_group.start(serve, ...)` gives the Server.
 
     Args:
-        handler: a coroutine function that takes a WebSocket.
+        handler: a coroutine function that takes a WebSocket, or what deciding() makes of one that
+            takes the request.
         host: a name or an address to listen on; None for every interface.
         port: the TCP port; 0 for a free one.
         options: see ServerOptions.
@@ -81,7 +97,10 @@ async def serve(
 
 @asynccontextmanager
 async def serving(
-    handler: Handler, host: str | None = None, port: int = 0, **options: Unpack[ServerOptions]
+    handler: Handler | DecidingHandler,
+    host: str | None = None,
+    port: int = 0,
+    **options: Unpack[ServerOptions],
 ) -> AsyncIterator[Server]:
     """Serve WebSockets over TCP while the body runs, as an async context manager.
 
@@ -102,7 +121,7 @@ async def serving(
 
 
 async def serve_unix(
-    handler: Handler,
+    handler: Handler | DecidingHandler,
     path: str | os.PathLike[str],
     *,
     mode: int | None = None,
@@ -112,7 +131,8 @@ async def serve_unix(
     """Serve WebSockets on a Unix socket; otherwise as serve().
 
     Args:
-        handler: a coroutine function that takes a WebSocket.
+        handler: a coroutine function that takes a WebSocket, or what deciding() makes of one that
+            takes the request.
         path: where to listen; it is removed at the end.
         mode: the socket's permissions, such as 0o660; None for what the umask leaves.
         options: see ServerOptions.
@@ -132,7 +152,7 @@ async def serve_unix(
 
 
 async def serve_listener(
-    handler: Handler,
+    handler: Handler | DecidingHandler,
     listener: Listener[ByteStream],
     *,
     task_status: TaskStatus[Server] = anyio.TASK_STATUS_IGNORED,
@@ -141,7 +161,8 @@ async def serve_listener(
     """Serve WebSockets on any listener of AnyIO; otherwise as serve().
 
     Args:
-        handler: a coroutine function that takes a WebSocket.
+        handler: a coroutine function that takes a WebSocket, or what deciding() makes of one that
+            takes the request.
         listener: what accepts byte streams; it is closed at the end.
         options: see ListenerOptions.
     """
@@ -180,21 +201,42 @@ async def server_websocket(
             yield ws
 
 
-@dataclass
+@dataclass(frozen=True)
 class ServerStats:
-    """What a server has seen so far.
+    """What a server has and has seen, at one moment.
 
     Attributes:
-        accepted: TCP connections.
+        open: open connections.
+        handshakes: opening handshakes in progress.
+        accepted: TCP connections since the start; so are all that follow.
         opened: opening handshakes that succeeded.
         refused: opening handshakes that did not.
+        refused_by_status: how many of those were answered with which status.
+        closed_by_code: how many connections have ended with which close code.
         failed: handlers that raised.
+        messages_received: messages that arrived whole.
+        messages_sent: messages that were committed.
+        bytes_received: bytes of frames.
+        bytes_sent: bytes of frames that the kernel has taken.
+        skipped: messages that a broadcast did not send to a slow connection.
+        buffered: bytes that connections keep now, received and to be sent. Those with less than
+            4 KiB are not counted; a payload that waits for many is counted once.
     """
 
+    open: int = 0
+    handshakes: int = 0
     accepted: int = 0
     opened: int = 0
     refused: int = 0
+    refused_by_status: Mapping[int, int] = field(default_factory=dict)
+    closed_by_code: Mapping[int, int] = field(default_factory=dict)
     failed: int = 0
+    messages_received: int = 0
+    messages_sent: int = 0
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    skipped: int = 0
+    buffered: int = 0
 
 
 class Server:
@@ -205,12 +247,11 @@ class Server:
         url: a URI to connect to the first of them.
         connections: the open WebSockets.
         draining: whether it has stopped accepting.
-        stats: counts since it was started.
     """
 
     def __init__(
         self,
-        handler: Handler,
+        handler: Handler | DecidingHandler,
         options: ServerOptions,
         background: Background,
         sockets: Sequence[socket.socket],
@@ -219,7 +260,15 @@ class Server:
         self.addresses: list[Any] = [listening_address(sock) for sock in sockets]
         self.connections: set[WebSocket] = set()
         self.draining = False
-        self.stats = ServerStats()
+        self._accepted = 0
+        self._opened = 0
+        self._refusals = 0
+        self._failed = 0
+        self._statuses: Counter[int] = Counter()
+        self._codes: Counter[int] = Counter()
+        self._limits = ClientLimits(
+            options["max_connections_per_client"], options["handshake_rate"]
+        )
         self._handler = handler
         self._options = options
         self._logger = options["logger"]
@@ -252,35 +301,67 @@ class Server:
             host = f"[{host}]"
         return f"{scheme}://{host}:{address[1]}/"
 
+    @property
+    def stats(self) -> ServerStats:
+        """Counts, for a monitor; it costs the same however many connections there are."""
+        traffic = self._background.traffic
+        return ServerStats(
+            open=len(self.connections),
+            handshakes=len(self._opening),
+            accepted=self._accepted,
+            opened=self._opened,
+            refused=self._refusals,
+            refused_by_status=dict(self._statuses),
+            closed_by_code=dict(self._codes),
+            failed=self._failed,
+            messages_received=traffic.messages_received,
+            messages_sent=traffic.messages_sent,
+            bytes_received=traffic.bytes_received,
+            bytes_sent=traffic.bytes_sent,
+            skipped=traffic.skipped,
+            buffered=self._background.buffers.total,
+        )
+
     def __repr__(self) -> str:
         return f"<creche.Server {self.url} {len(self.connections)} connections>"
 
     # Stopping
 
-    async def shutdown(self, code: int = 1001, reason: str = "", grace: float = 10) -> None:
+    async def shutdown(
+        self, code: int = 1001, reason: str = "", grace: float = 10, spread: float = 0
+    ) -> None:
         """Stop accepting, close every connection, and stop.
 
-        Every peer is sent a close frame at once; handlers see the end of the stream. Opening
-        handshakes under way are dropped. Handlers that are not done after `grace` seconds are
-        cancelled; cancelling shutdown() cancels them now. A handler that calls it is one of those
+        Every peer is sent a close frame, at once or one after the other; handlers see the end of
+        the stream. Opening handshakes under way are dropped. Handlers that are not done after
+        `grace` seconds are cancelled; cancelling shutdown() cancels them now. A handler that calls
+        it is one of those
         it waits for.
 
         Args:
             code: the close code to send.
             reason: at most 123 bytes of UTF-8.
-            grace: seconds that the handlers have.
+            grace: seconds that the handlers have, after the last close frame.
+            spread: seconds over which the close frames are spread, so that not all clients connect
+                elsewhere at once.
 
         Raises:
             ValueError, TypeError: as WebSocket.aclose; nothing has been closed then.
         """
         close = make_close(code, reason)
         try:
-            with anyio.move_on_after(grace):
-                self._stop_accepting()
-                for client in list(self._opening):
-                    client.scope.cancel()
-                for link in list(self._links):
+            self._stop_accepting()
+            for client in list(self._opening):
+                client.scope.cancel()
+            links = list(self._links)
+            start = anyio.current_time()
+            for number, link in enumerate(links):
+                pause = start + spread * number / len(links) - anyio.current_time()
+                if pause >= _SHORTEST_PAUSE:
+                    await anyio.sleep(pause)
+                if link in self._links:
                     link.begin_close(close)
+            with anyio.move_on_after(grace):
                 await self._wait_idle()
         finally:
             try:
@@ -348,7 +429,7 @@ class Server:
         await self._accept_with(accept_loop, sock, self._add_socket, self._logger)
 
     async def _accept_streams(self, listener: Listener[ByteStream]) -> None:
-        await self._accept_with(listener.serve, self._serve_stream, self._background.handlers)
+        await self._accept_with(listener.serve, self._serve_client, self._background.handlers)
 
     async def _accept_with(self, function: Callable[..., Awaitable[None]], *args: Any) -> None:
         with anyio.CancelScope() as scope:
@@ -362,29 +443,23 @@ class Server:
                     self._stopped.set()
 
     def _add_socket(self, sock: socket.socket) -> float | None:
-        async def open_socket() -> Transport:
-            return await open_transport(sock, self._options["ssl"], server_side=True)
-
-        self._background.handlers.start_soon(self._serve_client, open_socket)
+        self._background.handlers.start_soon(self._serve_client, sock)
         return _CROWDED_PAUSE if len(self._opening) == self._options["max_handshakes"] else None
 
-    async def _serve_stream(self, stream: ByteStream) -> None:
-        async def open_stream() -> Transport:
-            return StreamTransport(stream)
-
-        await self._serve_client(open_stream)
-
-    async def _serve_client(self, open_transport_of: Callable[[], Awaitable[Transport]]) -> None:
+    async def _serve_client(self, accepted: socket.socket | ByteStream) -> None:
         """All of one client's time here. It raises nothing."""
-        self.stats.accepted += 1
+        self._accepted += 1
+        self._tell("connection.open.started")
         client = _Client(self)
         with client.scope:
             self._begin_opening(client)
             try:
-                ws = await self._open(client, open_transport_of)
-                self._opening.pop(client, None)
-                if ws is not None:
-                    await self._handle(ws)
+                if isinstance(self._handler, DecidingHandler):
+                    await _Decider(self, client).serve(accepted, self._handler)
+                else:
+                    ws = await self._open(client, accepted)
+                    if ws is not None:
+                        await self._handle(ws, self._handler)
             except Exception:
                 self._logger.exception("a connection failed; please report it")
             except anyio.get_cancelled_exc_class():
@@ -396,7 +471,7 @@ class Server:
             finally:
                 self._opening.pop(client, None)
                 self._clients.discard(client)
-                self._admitted -= client.admitted
+                client.dismiss()
                 if not self._clients:
                     self._idle.set()
 
@@ -409,15 +484,15 @@ class Server:
             oldest = next(iter(self._opening))
             del self._opening[oldest]
             oldest.scope.cancel()
-            self.stats.refused += 1
+            self._refusals += 1
             self._warn("more than max_handshakes=%d: the oldest are dropped", limit)
 
     async def _open(
-        self, client: _Client, open_transport_of: Callable[[], Awaitable[Transport]]
+        self, client: _Client, accepted: socket.socket | ByteStream
     ) -> WebSocket | None:
         """The opening handshake; None if it failed."""
         try:
-            transport = await open_transport_of()
+            transport = await self._open_transport(accepted)
             ws = await _accept(transport, self._background, self._options, client)
         except (OSError, HandshakeError) as exc:
             self._refused(exc)
@@ -426,54 +501,201 @@ class Server:
             if client.is_late():
                 self._refused(_timeout(self._options))
             raise
-        client.scope.deadline = NEVER
-        self.stats.opened += 1
+        self._has_opened(client)
         return ws
 
-    def _refused(self, exc: Exception) -> None:
-        self.stats.refused += 1
-        self._logger.debug("opening handshake failed: %s", exc)
+    async def _open_transport(self, accepted: socket.socket | ByteStream) -> Transport:
+        if isinstance(accepted, socket.socket):
+            return await open_transport(accepted, self._options["ssl"], server_side=True)
+        return StreamTransport(accepted)
 
-    async def _handle(self, ws: WebSocket) -> None:
-        link = ws._link
-        self.connections.add(ws)
-        self._links.add(link)
-        logger = ws.logger
-        logger.debug("connection open")
+    def _has_opened(self, client: _Client) -> None:
+        client.scope.deadline = NEVER
+        self._opening.pop(client, None)
+        self._opened += 1
+
+    def _refused(self, exc: Exception) -> None:
+        self._refusals += 1
+        if isinstance(exc, Rejection):
+            self._statuses[exc.response.status] += 1
+        self._logger.debug("opening handshake failed: %s", exc)
+        self._tell("connection.open.failed", exception=exc)
+
+    def _tell(self, event: str, **info: Any) -> None:
+        call_trace(self._options["trace"], self._logger, event, **info)
+
+    async def _handle(self, ws: WebSocket, handler: Handler) -> None:
+        lifetime = self._begin(ws)
         try:
             async with ws:
-                await self._handler(ws)
+                await handler(ws)
         except Exception as exc:
-            if user_part(exc, link) is not None:
-                self.stats.failed += 1
-                logger.exception("handler raised; the connection is closed with 1011")
-            elif isinstance(exc, ConnectionClosedError):
-                logger.info("connection lost: %s", exc)
-            else:
-                logger.debug("handler met the end: %s", exc)
+            self._note_end(ws, exc)
         finally:
-            self.connections.discard(ws)
-            self._links.discard(link)
-        logger.debug("connection closed")
+            self._end(ws, lifetime)
+
+    def _begin(self, ws: WebSocket) -> Timer | None:
+        """A connection is open; returns the timer of its life, if that is limited."""
+        self.connections.add(ws)
+        self._links.add(ws._link)
+        ws.logger.debug("connection open")
+        self._tell("connection.open.complete", websocket=ws)
+        seconds = self._options["max_lifetime"]
+        if seconds is None:
+            return None
+        # Those that came together need not come back together.
+        seconds *= 1 - _LIFETIME_JITTER * random.random()
+        return self._background.schedule(_Lifetime(ws._link), anyio.current_time() + seconds)
+
+    def _note_end(self, ws: WebSocket, exc: Exception) -> None:
+        """What the handler has raised."""
+        if user_part(exc, ws._link) is not None:
+            self._failed += 1
+            ws.logger.error("handler raised; the connection is closed with 1011", exc_info=exc)
+        elif isinstance(exc, ConnectionClosedError):
+            ws.logger.info("connection lost: %s", exc)
+        else:
+            ws.logger.debug("handler met the end: %s", exc)
+
+    def _end(self, ws: WebSocket, lifetime: Timer | None) -> None:
+        """The handler has ended, and with it the connection."""
+        self.connections.discard(ws)
+        self._links.discard(ws._link)
+        self._codes[ws.close_code or ABNORMAL] += 1
+        if lifetime is not None:
+            lifetime.cancel()
+        ws.logger.debug("connection closed")
+
+
+class _Decider(Decider):
+    """Carries out what a deciding() handler decides about one client."""
+
+    def __init__(self, server: Server, client: _Client) -> None:
+        self._server = server
+        self._client = client
+        self._decided = False
+        self._ws: WebSocket | None = None
+        self._lifetime: Timer | None = None
+
+    async def serve(self, accepted: socket.socket | ByteStream, handler: DecidingHandler) -> None:
+        server = self._server
+        try:
+            self._transport = await server._open_transport(accepted)
+            try:
+                self._handshake = _handshake(server._options)
+                self._answering = Answering(
+                    self._transport, self._handshake, server._options, self._client
+                )
+                await self._run(handler, PendingRequest(await self._answering.read_request(), self))
+            finally:
+                if self._ws is None:
+                    with anyio.CancelScope(shield=True):
+                        await self._transport.aclose_forcefully()
+        except (OSError, HandshakeError) as exc:
+            server._refused(exc)
+        except anyio.get_cancelled_exc_class():
+            if self._ws is None and self._client.is_late():
+                server._refused(_timeout(server._options))
+            raise
+
+    async def _run(self, handler: DecidingHandler, request: PendingRequest) -> None:
+        server = self._server
+        error: Exception | None = None
+        try:
+            await handler.function(request)
+        except BaseException as exc:
+            if self._ws is not None:
+                await self._ws.__aexit__(type(exc), exc, None)
+            if not isinstance(exc, Exception):
+                raise
+            error = exc
+        else:
+            if self._ws is not None:
+                await self._ws.__aexit__(None, None, None)
+        finally:
+            if self._ws is not None:
+                server._end(self._ws, self._lifetime)
+        try:
+            if self._ws is not None:
+                if error is not None:
+                    server._note_end(self._ws, error)
+            elif self._decided and isinstance(error, OSError | HandshakeError):
+                raise error
+            elif error is not None or not self._decided:
+                server._logger.error("handler did not decide about a request", exc_info=error)
+                if not self._decided:
+                    refusal = reject(500, "the server failed to decide about the request")
+                    await self.reject(refusal.response)
+                server._failed += error is not None
+        finally:
+            del error  # a frame that keeps what it raises keeps itself
+
+    async def accept(
+        self, request: Request, subprotocol: str | None, headers: HeadersLike
+    ) -> WebSocket:
+        self._decided = True
+        server, answering = self._server, self._answering
+        chosen = await answering.choose_subprotocol(request)
+        response = await answering.accept(
+            request, chosen if subprotocol is OURS else subprotocol, headers
+        )
+        self._ws = _new_websocket(
+            self._transport,
+            server._background,
+            server._options,
+            self._handshake,
+            request,
+            response,
+        )
+        server._has_opened(self._client)
+        self._lifetime = server._begin(self._ws)
+        return self._ws
+
+    async def reject(self, response: Response) -> None:
+        self._decided = True
+        await self._answering.refuse(response)
+        self._server._refused(Rejection(response))
+
+
+class _Lifetime:
+    """The deadline by which a connection is closed, however well it is."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def timeout_due(self, _now: float) -> float:
+        self._link.begin_close(Close(1001, "max_lifetime"))
+        return NEVER
 
 
 class _Client(Gate):
     """A client of a server, from its first byte to its last."""
 
-    __slots__ = ("_server", "admitted", "scope")
+    __slots__ = ("_client", "_server", "admitted", "scope")
 
     def __init__(self, server: Server) -> None:
         self.scope = anyio.CancelScope(deadline=_deadline(server._options))
         self.admitted = False
+        self._client: str | None = None  # what counts as one client
         self._server = server
 
     def is_late(self) -> bool:
         """Whether the time for the opening handshake is over."""
         return anyio.current_time() >= self.scope.deadline
 
-    def check_open(self) -> None:
-        if self._server.draining:
+    def check_open(self, request: Request) -> None:
+        server = self._server
+        if server.draining:
             raise reject(503, "the server is shutting down")
+        options = server._options
+        if options["handshake_rate"] is None and options["max_connections_per_client"] is None:
+            return
+        address = request.client_address
+        if address is not None:
+            self._client = client_key(address)
+            seconds = server._limits.handshake(self._client, anyio.current_time())
+            if seconds:
+                raise reject(429, "you ask too often", [("Retry-After", f"{seconds:.0f}")])
 
     def admit(self) -> None:
         server = self._server
@@ -481,20 +703,29 @@ class _Client(Gate):
         if limit is not None and server._admitted >= limit:
             server._warn("more than max_connections=%d: clients are refused", limit)
             raise reject(503, "the server is full", [("Retry-After", _RETRY_AFTER)])
+        if self._client is not None and not server._limits.connect(self._client):
+            raise reject(429, "you have too many connections", [("Retry-After", _RETRY_AFTER)])
         server._admitted += 1
         self.admitted = True
+
+    def dismiss(self) -> None:
+        """It has gone."""
+        if self.admitted:
+            self._server._admitted -= 1
+            if self._client is not None:
+                self._server._limits.disconnect(self._client)
 
 
 @asynccontextmanager
 async def _running(
-    handler: Handler,
+    handler: Handler | DecidingHandler,
     options: ServerOptions,
     sockets: Sequence[socket.socket],
     host: str | None,
 ) -> AsyncIterator[Server]:
     """A server that runs while the body does."""
     try:
-        if not callable(handler):
+        if not callable(handler) and not isinstance(handler, DecidingHandler):
             raise TypeError(f"handler must be callable, not {type(handler).__name__}")
         _resolve_hosts(options, sockets)
         async with Background(options["max_buffered_bytes"], polling=True) as background:
@@ -528,19 +759,36 @@ async def _accept(
 ) -> WebSocket:
     """The opening handshake on a new transport, which is closed if it fails."""
     try:
-        handshake = ServerHandshake(
-            origins=options["origins"],
-            subprotocols=options["subprotocols"],
-            select_subprotocol=options["select_subprotocol"],
-            extensions=options["extensions"],
-            hosts=options["hosts"],
-            max_header_bytes=options["max_header_bytes"],
-        )
-        request, response = await answer(transport, handshake, options, gate)
+        handshake = _handshake(options)
+        answering = Answering(transport, handshake, options, gate)
+        request = await answering.read_request()
+        subprotocol = await answering.choose_subprotocol(request)
+        response = await answering.accept(request, subprotocol)
     except BaseException:
         with anyio.CancelScope(shield=True):
             await transport.aclose_forcefully()
         raise
+    return _new_websocket(transport, background, options, handshake, request, response)
+
+
+def _handshake(options: ServerHandshakeOptions) -> ServerHandshake:
+    return ServerHandshake(
+        origins=options["origins"],
+        subprotocols=options["subprotocols"],
+        extensions=options["extensions"],
+        hosts=options["hosts"],
+        max_header_bytes=options["max_header_bytes"],
+    )
+
+
+def _new_websocket(
+    transport: Transport,
+    background: Background,
+    options: ServerHandshakeOptions,
+    handshake: ServerHandshake,
+    request: Request,
+    response: Response,
+) -> WebSocket:
     return WebSocket(
         transport,
         background,

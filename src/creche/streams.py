@@ -109,7 +109,7 @@ class ReceiveStream(ObjectReceiveStream[str | bytes]):
         """
         self._link.begin_parts()
         try:
-            self._first, self._finished = await self._link.next_part()
+            self._first, self._finished = await self._link.next_message(part=True)
         except BaseException:
             self._link.end_parts(True)
             raise
@@ -135,13 +135,14 @@ class ReceiveStream(ObjectReceiveStream[str | bytes]):
             return chunk
         if self._finished:
             raise anyio.EndOfStream
+        piece: str | bytes
         try:
-            chunk, self._finished = await self._link.next_part()
+            piece, self._finished = await self._link.next_message(part=True)
         except anyio.EndOfStream:  # the peer has closed; but that is not the message's end
             raise self._link.ending(PeerHasClosed) from None
-        if not chunk:  # only the last one may be empty
+        if not piece:  # only the last one may be empty
             raise anyio.EndOfStream
-        return chunk
+        return piece
 
     async def aclose(self) -> None:
         """Drop the rest of the message."""

@@ -9,22 +9,24 @@ from types import TracebackType
 from typing import Any, Literal, overload
 
 import anyio
-from anyio.abc import ObjectStream
+from anyio.abc import ObjectStream, SocketAttribute
 from anyio.lowlevel import checkpoint
 
 from creche.background import Background
 from creche.exceptions import EndOfMessages
 from creche.handlers import ConnectionTaskGroup
 from creche.link import Link
-from creche.options import ConnectionOptions
+from creche.options import ConnectionOptions, check_option
 from creche.protocol.closing import Close, make_close
 from creche.protocol.extensions import Extension
 from creche.protocol.http import Request, Response
+from creche.protocol.prepared import PreparedMessage
 from creche.protocol.states import Side
 from creche.streams import ReceiveStream, SendStream
+from creche.tracing import call_trace, frame_observer
 from creche.transports.base import Transport
 
-Message = str | bytes | bytearray | memoryview
+Message = str | bytes | bytearray | memoryview | PreparedMessage
 Handler = Callable[["WebSocket"], Awaitable[object]]
 
 
@@ -57,13 +59,18 @@ class WebSocket(ObjectStream[str | bytes]):
 
         `early_data` came together with the opening handshake.
         """
+        # Most of an idle connection's memory would be these.
+        request.headers.pack()
+        response.headers.pack()
         self.request = request
         self.response = response
         self.subprotocol = subprotocol
         self._base_logger = options["logger"]
         self._id: uuid.UUID | None = None
         self._attributes = transport.extra_attributes
+        self._trace = options["trace"]
         self._link = Link(transport, background, side, options, extensions)
+        self._link.connection.observer = frame_observer(self, self._base_logger, self._trace)
         self._link.start(early_data)
 
     # What is known of the connection
@@ -77,7 +84,8 @@ class WebSocket(ObjectStream[str | bytes]):
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
-        """A logger whose records name this connection, and have it as `record.websocket`."""
+        """A logger whose records name this connection: they have it as `record.websocket`, its id
+        as `record.connection_id`, and the other end's address as `record.peer`."""
         return _Logger(self._base_logger, {"websocket": self})
 
     @property
@@ -97,6 +105,11 @@ class WebSocket(ObjectStream[str | bytes]):
         )
 
     @property
+    def client_address(self) -> str | None:
+        """The client's IP address, as `request.client_address` has it; None at the client."""
+        return self.request.client_address
+
+    @property
     def latency(self) -> float | None:
         """Seconds between the last answered ping and its pong; None before the first."""
         return self._link.connection.latency
@@ -104,7 +117,7 @@ class WebSocket(ObjectStream[str | bytes]):
     @property
     def buffered_amount(self) -> int:
         """Bytes that are committed and that the kernel has not taken yet."""
-        return len(self._link.transport.outbox)
+        return self._link.transport.waiting()
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
@@ -163,13 +176,14 @@ class WebSocket(ObjectStream[str | bytes]):
         sent; returned means committed, in order, but not yet delivered.
 
         Args:
-            message: the message.
+            message: the message; a PreparedMessage is sent as what it holds.
             text: whether to send it as text, whatever its type; None if that is for its type to
                 say. For bytes that are UTF-8 already, as JSON libraries make them.
             compress: False to send this message uncompressed, and unchanged by other extensions.
 
         Raises:
-            TypeError: `message` is neither str nor bytes-like.
+            TypeError: `message` is neither str nor bytes-like, or `text` is given beside a
+                PreparedMessage.
             ValueError: it is text that is not UTF-8.
             ConnectionClosedOK: the peer has closed.
             ConnectionClosedError: the connection was lost.
@@ -253,6 +267,20 @@ class WebSocket(ObjectStream[str | bytes]):
         self._link.connection.send_pong(payload)
         self._link.commit()
 
+    def set_keepalive(self, ping_interval: float | None, ping_timeout: float | None = 20) -> None:
+        """Ping otherwise from now on: a connection of a server need not be like the others.
+
+        Args:
+            ping_interval: seconds of silence after which the peer is pinged; None for never.
+            ping_timeout: seconds in which a ping must be followed by a sign of life; None for ever.
+
+        Raises:
+            TypeError, ValueError: an argument is not what it should be.
+        """
+        check_option("ping_interval", ping_interval)
+        check_option("ping_timeout", ping_timeout)
+        self._link.set_keepalive(ping_interval, ping_timeout)
+
     # Closing
 
     async def send_eof(self) -> None:
@@ -291,6 +319,9 @@ class WebSocket(ObjectStream[str | bytes]):
         exc_tb: TracebackType | None,
     ) -> None:
         """Close; the body's own exception wins over a cancellation meanwhile."""
+        trace = self._trace
+        if trace is not None:
+            call_trace(trace, self.logger, "connection.close.started", websocket=self)
         try:
             await self._link.leave(exc_val)
         except BaseException:
@@ -298,6 +329,8 @@ class WebSocket(ObjectStream[str | bytes]):
                 raise
         finally:
             del exc_val, exc_tb
+            if trace is not None:
+                call_trace(trace, self.logger, "connection.close.complete", websocket=self)
 
     # Handlers
 
@@ -347,7 +380,10 @@ class _Logger(logging.LoggerAdapter[logging.Logger]):
         self, msg: object, kwargs: MutableMapping[str, Any]
     ) -> tuple[object, MutableMapping[str, Any]]:
         msg, kwargs = super().process(msg, kwargs)
-        return f"[{kwargs['extra']['websocket'].id}] {msg}", kwargs
+        ws: WebSocket = kwargs["extra"]["websocket"]
+        peer = ws.client_address or ws.extra(SocketAttribute.remote_address, None)
+        kwargs["extra"] = {"websocket": ws, "connection_id": str(ws.id), "peer": peer}
+        return f"[{ws.id}] {msg}", kwargs
 
 
 def _control_payload(data: object) -> bytes:

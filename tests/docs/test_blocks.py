@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import creche.router
 import creche.testing
 from programs import listening
 from support import BlockingClient, free_port
@@ -79,9 +80,8 @@ def test_the_servers_of_the_docs_answer(block: str, backend: str) -> None:
 def test_the_reference_lists_every_public_name() -> None:
     page = (ROOT / "docs" / "reference.md").read_text()
     listed = re.findall(r"^\.\. auto\w+:: (\w+)", page, re.MULTILINE)
-    assert sorted(listed) == sorted(
-        name for name in creche.__all__ + creche.testing.__all__ if name != "__version__"
-    )
+    public = [*creche.__all__, *creche.testing.__all__, *creche.router.__all__]
+    assert sorted(listed) == sorted(name for name in public if name != "__version__")
 
 
 # On these pages each statement is followed by a comment with the tests that show it.
@@ -95,13 +95,32 @@ def statements(page: str) -> Iterator[tuple[str, list[str]]]:
         yield " ".join(text.split()), re.findall(r"\w+", comment.partition("-->")[0])
 
 
-@pytest.mark.parametrize("name", STATED)
-def test_each_statement_of_the_docs_names_tests_that_there_are(name: str) -> None:
+def known_tests() -> set[str]:
     tests = set()
     for path in (ROOT / "tests").rglob("test_*.py"):
         tests.update(re.findall(r"def (test_\w+)", path.read_text()))
+    return tests
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_each_statement_of_the_docs_names_tests_that_there_are(name: str) -> None:
+    tests = known_tests()
     stated = list(statements((ROOT / "docs" / "topics" / name).read_text()))
     assert len(stated) >= 10
     for text, named in stated:
         assert named, f"no test: {text}"
+        assert set(named) <= tests, f"{set(named) - tests} of: {text}"
+
+
+def test_each_demand_of_the_standards_names_tests_that_there_are() -> None:
+    tests = known_tests()
+    demands = [
+        text
+        for text, _ in statements((ROOT / "docs" / "conformance.md").read_text())
+        if re.match(r"- \*\*(MUST|SHOULD)( NOT)?\*\* ", text)
+    ]
+    assert len(demands) >= 50
+    for text in demands:
+        named = re.findall(r"`(test_\w+)`", text)
+        assert named or re.search(r"(No test|Not done): ", text), f"no test: {text}"
         assert set(named) <= tests, f"{set(named) - tests} of: {text}"

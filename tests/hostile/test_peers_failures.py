@@ -15,7 +15,7 @@ from aiohttp import web
 
 import creche
 from peers import aiohttp_server, in_thread, websockets_server
-from support import echo, raw_client, until
+from support import cancelled_once, echo, raw_client, until
 
 pytestmark = pytest.mark.anyio
 
@@ -164,8 +164,10 @@ async def test_a_cancelled_client_sends_a_close_frame() -> None:
         seen.append(ws.close_code)
 
     with in_thread(websockets_server(note)) as port:
-        with anyio.move_on_after(0.1):
+        opened = anyio.Event()
+        async with cancelled_once(opened.is_set):
             async with creche.connect(f"ws://127.0.0.1:{port}/"):
+                opened.set()
                 await anyio.sleep_forever()
         await until(lambda: seen)
     assert seen == [1001]

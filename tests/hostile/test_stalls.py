@@ -15,7 +15,7 @@ from anyio.abc import SocketStream
 
 import creche
 import sweep
-from creche.protocol.frames import BINARY, CLOSE, CONTINUATION, TEXT
+from creche.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, TEXT
 from creche.testing import memory_byte_pair, memory_pair
 from support import FAKE_TIME, RawPeer, echo, raw_server, until
 
@@ -159,6 +159,7 @@ async def silent_server(task_status: Any) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
+@pytest.mark.feature("open_timeout")
 async def test_a_server_that_never_answers_ends_connect_by_open_timeout(scheme: str) -> None:
     async with anyio.create_task_group() as tg:
         port = await tg.start(lambda task_status: silent_server(task_status))
@@ -192,6 +193,7 @@ def drip(peer: Any, data: bytes, between: float) -> Callable[[], Coroutine[Any, 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: " + b"x" * 10_000
 
 
+@pytest.mark.feature("open_timeout")
 async def test_slowloris_is_closed_after_open_timeout() -> None:
     async with creche.serving(echo, "127.0.0.1", open_timeout=0.2) as server:
         async with await anyio.connect_tcp(*server.addresses[0]) as stream:
@@ -334,7 +336,7 @@ narrow_pair = partial(
     memory_pair,
     clogged_after=1000,
     ping_interval=5,
-    ping_timeout=5,
+    ping_timeout=8,  # the other's pings come within it
     stall_timeout=40,
     write_limit=1000,
 )
@@ -376,5 +378,25 @@ def test_a_sender_waits_for_a_slow_creche_peer_that_goes_on(backend: str) -> Non
                 for _ in range(100):
                     await sender.send(b"x" * 500)
             assert received == 100
+
+    anyio.run(main, backend=backend, backend_options=FAKE_TIME[backend]())
+
+
+@pytest.mark.parametrize("backend", FAKE_TIME)
+@pytest.mark.feature("set_keepalive")
+def test_keepalive_is_each_connections_own(backend: str) -> None:
+    async def main() -> None:
+        async with raw_server(ping_interval=None, close_timeout=0.1) as (ws, peer):
+            await anyio.sleep(1000)
+            with pytest.raises(ValueError, match="ping_interval must be a positive number"):
+                ws.set_keepalive(0)
+            ws.set_keepalive(3, 2)
+            start = anyio.current_time()
+            opcode, _ = await peer.receive()
+            assert opcode == PING
+            with pytest.raises(creche.ConnectionClosedError, match="for 2 s"):
+                await ws.receive()
+            assert anyio.current_time() - start == pytest.approx(2, abs=0.01)
+            ws.set_keepalive(1)  # too late, and harmless
 
     anyio.run(main, backend=backend, backend_options=FAKE_TIME[backend]())

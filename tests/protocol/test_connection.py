@@ -261,6 +261,7 @@ def test_a_ping_with_a_payload_under_way_or_too_long_is_refused() -> None:
         connection.send_ping(b"x", 0)
     connection.forget_ping(ping)
     connection.send_ping(b"x", 0)
+    connection.send_ping(b"x" * 125, 0)
     with pytest.raises(ValueError, match="data is 126 bytes long"):
         connection.send_ping(b"x" * 126, 0)
     with pytest.raises(ValueError, match="data is 126 bytes long"):
@@ -574,3 +575,33 @@ def test_parsing_is_interrupted_for_the_sake_of_others() -> None:
         counts.append(len(written(connection)))
     assert counts == [FRAMES_IN_A_ROW, FRAMES_IN_A_ROW, 1]
     assert connection.kept() == 0
+
+
+def test_an_observer_is_told_of_each_frame_and_what_it_begins_with() -> None:
+    seen: list[tuple[object, ...]] = []
+    connection = make()
+    connection.observer = lambda *frame: seen.append(frame)
+    connection.receive_data(frame(TEXT, b"x" * 70) + frame(PING, b"?"), 0)
+    connection.receive_data(frame(BINARY, b"abcd", fin=False)[:8], 0)
+    connection.send_frame(TEXT, b"ab", fin=False)
+    connection.outbox.clear()
+    connection.send_header(BINARY, b"y" * 200)
+    assert connection.outbox == b"\x82\x7e\x00\xc8"
+    assert seen == [
+        (False, TEXT, 70, True, b"x" * 64),
+        (False, PING, 1, True, b"?"),
+        (True, PONG, 1, True, b"?"),
+        (False, BINARY, 4, False, b"ab"),
+        (True, TEXT, 2, False, b"ab"),
+        (True, BINARY, 200, True, b"y" * 64),
+    ]
+
+
+def test_what_is_kept_is_the_inbox_and_what_it_had_no_room_for() -> None:
+    connection = make(max_queue=1)
+    second = frame(BINARY, b"y" * 50)
+    connection.receive_data(frame(BINARY, b"x" * 100) + second, 0)
+    assert connection.kept() == 100 + len(second)
+    assert connection.next_message(0) == b"x" * 100
+    connection.resume(0)
+    assert connection.kept() == 50

@@ -1,24 +1,29 @@
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from creche.protocol.client_handshake import ClientHandshake
+from creche.protocol.client_handshake import MAX_INTERIM_ANSWERS, ClientHandshake
+from creche.protocol.deflate import Deflate, PerMessageDeflate
 from creche.protocol.exceptions import (
     HandshakeError,
     InvalidHeader,
     InvalidMessage,
+    InvalidProxyStatus,
+    InvalidRedirect,
     InvalidStatus,
     InvalidUpgrade,
+    InvalidURI,
     NegotiationError,
     Rejection,
 )
 from creche.protocol.handshake import accept_key, check_subprotocols
 from creche.protocol.http import MAX_BODY_BYTES, Request, Response
-from creche.protocol.server_handshake import ServerHandshake, check_origins
+from creche.protocol.server_handshake import ServerHandshake, check_hosts, check_origins
 from creche.protocol.uri import parse_uri
 
 URI = parse_uri("ws://localhost:8765/chat")
@@ -59,41 +64,74 @@ def test_the_example_of_rfc_6455_1_3() -> None:
     assert response.headers["Connection"] == "Upgrade"
 
 
+def other_host(origin: str) -> str:
+    why = 'it is of another host; the option origins="same-host" is in force'
+    return f"Origin {origin} is not allowed: {why}"
+
+
+WITH_BODY = "a request with a body cannot become a WebSocket"
+NO_KEY = "the Sec-WebSocket-Key header is missing"
+SHORT_KEY = (
+    "the Sec-WebSocket-Key header 'dGhlIA==' is not acceptable: it is not 16 bytes in base64"
+)
+NOT_BASE64 = "the Sec-WebSocket-Key header is not base64"
+TWO_KEYS = (
+    "the Sec-WebSocket-Key header 'dGhlIHNhbXBsZSBub25jZQ==, x' is not acceptable: "
+    "it stands there more than once"
+)
+NO_VERSION = "the Sec-WebSocket-Version header is missing"
+TWO_ORIGINS = "the Origin header stands there more than once"
+NO_UPGRADE = "this is a WebSocket server: the"
+TOO_LARGE = "the head of the opening handshake has more than 16384 bytes"
+
 REFUSALS = [
     ("not HTTP at all\r\n\r\n", 400, "bad request"),
-    ("\x16\x03\x01\x02\x00", 400, "is it TLS?"),
+    ("\x16\x03\x01\x02\x00", 400, "bad request: this is not HTTP; is it TLS?"),
     (REQUEST.replace("Host: server.example.com\r\n", ""), 400, "bad request"),
     (REQUEST.replace("\r\n\r\n", "\r\nX: a\x01b\r\n\r\n"), 400, "bad request"),
-    (REQUEST.replace("\r\n\r\n", "\r\nContent-Length: 1\r\n\r\nx"), 400, "with a body"),
-    (REQUEST.replace("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n"), 400, "with a body"),
-    (REQUEST.replace("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", ""), 400, "is missing"),
-    (REQUEST.replace("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIA=="), 400, "not 16 bytes"),
-    (REQUEST.replace("dGhlIHNhbXBsZSBub25jZQ==", "!"), 400, "not base64"),
+    (REQUEST.replace("\r\n\r\n", "\r\nContent-Length: 1\r\n\r\nx"), 400, WITH_BODY),
+    (REQUEST.replace("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n"), 400, WITH_BODY),
+    (REQUEST.replace("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", ""), 400, NO_KEY),
+    (REQUEST.replace("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIA=="), 400, SHORT_KEY),
+    (REQUEST.replace("dGhlIHNhbXBsZSBub25jZQ==", "!"), 400, NOT_BASE64),
+    (REQUEST.replace("dGhlIHNhbXBsZSBub25jZQ==", "\xe9"), 400, NOT_BASE64),
     (
         REQUEST.replace("Sec-WebSocket-Version", "Sec-WebSocket-Key: x\r\nSec-WebSocket-Version"),
         400,
-        "more than once",
+        TWO_KEYS,
     ),
-    (REQUEST.replace("Sec-WebSocket-Version: 13\r\n", ""), 400, "is missing"),
-    (REQUEST.replace("\r\n\r\n", "\r\nOrigin: http://evil.example\r\n\r\n"), 403, "same-host"),
-    (REQUEST.replace("\r\n\r\n", "\r\nOrigin: null\r\n\r\n"), 403, "same-host"),
-    (REQUEST.replace("\r\n\r\n", "\r\nOrigin: http://[\r\n\r\n"), 403, "same-host"),
+    (REQUEST.replace("Sec-WebSocket-Version: 13\r\n", ""), 400, NO_VERSION),
+    (
+        REQUEST.replace("\r\n\r\n", "\r\nOrigin: http://evil.example\r\n\r\n"),
+        403,
+        other_host("http://evil.example"),
+    ),
+    (REQUEST.replace("\r\n\r\n", "\r\nOrigin: null\r\n\r\n"), 403, other_host("null")),
+    (REQUEST.replace("\r\n\r\n", "\r\nOrigin: http://[\r\n\r\n"), 403, other_host("http://[")),
     (
         REQUEST.replace("\r\n\r\n", "\r\nOrigin: null\r\n\r\n").replace("server.example.com", ""),
         403,
-        "same-host",
+        other_host("null"),
     ),
-    (REQUEST.replace("\r\n\r\n", "\r\nOrigin: a\r\nOrigin: b\r\n\r\n"), 400, "more than once"),
-    (REQUEST.replace("GET", "POST"), 405, "only GET"),
-    (REQUEST.replace("GET", "HEAD"), 405, "only GET"),
-    (REQUEST.replace("Upgrade: websocket\r\n", ""), 426, "WebSocket server"),
-    (REQUEST.replace("websocket\r\n", "h2c\r\n"), 426, "WebSocket server"),
-    (REQUEST.replace("keep-alive, Upgrade", "keep-alive"), 426, "WebSocket server"),
-    (REQUEST.replace("Version: 13", "Version: 8"), 426, "Version 8 is not supported"),
-    ("GET /" + "x" * 20_000, 414, "more than 16384 bytes"),
-    ("GET / HTTP/1.1\r\nX: " + "x" * 20_000, 431, "more than 16384 bytes"),
-    (REQUEST.replace("HTTP/1.1", "HTTP/1.0"), 505, "HTTP/1.1"),
-    (REQUEST.replace("HTTP/1.1", "HTTP/2.0"), 505, "HTTP/1.1"),
+    (REQUEST.replace("\r\n\r\n", "\r\nOrigin: a\r\nOrigin: b\r\n\r\n"), 400, TWO_ORIGINS),
+    (REQUEST.replace("GET", "POST"), 405, "only GET can become a WebSocket"),
+    (REQUEST.replace("GET", "HEAD"), 405, "only GET can become a WebSocket"),
+    (REQUEST.replace("Upgrade: websocket\r\n", ""), 426, f"{NO_UPGRADE} Upgrade header is missing"),
+    (
+        REQUEST.replace("websocket\r\n", "h2c\r\n"),
+        426,
+        f"{NO_UPGRADE} Upgrade header 'h2c' is not acceptable",
+    ),
+    (
+        REQUEST.replace("keep-alive, Upgrade", "keep-alive"),
+        426,
+        f"{NO_UPGRADE} Connection header 'keep-alive' is not acceptable",
+    ),
+    (REQUEST.replace("Version: 13", "Version: 8"), 426, "Sec-WebSocket-Version 8 is not supported"),
+    ("GET /" + "x" * 20_000, 414, TOO_LARGE),
+    ("GET / HTTP/1.1\r\nX: " + "x" * 20_000, 431, TOO_LARGE),
+    (REQUEST.replace("HTTP/1.1", "HTTP/1.0"), 505, "the opening handshake needs HTTP/1.1"),
+    (REQUEST.replace("HTTP/1.1", "HTTP/2.0"), 505, "the opening handshake needs HTTP/1.1"),
 ]
 
 
@@ -101,7 +139,8 @@ REFUSALS = [
 def test_each_refusal_has_its_status_and_says_why(request_: str, status: int, text: str) -> None:
     response = answer(request_)
     assert response.status == status
-    assert text in response.body.decode()
+    body = response.body.decode()
+    assert body == f"{text}\n" or (text == "bad request" and body.startswith(f"{text}: "))
 
 
 @pytest.mark.parametrize(
@@ -189,13 +228,113 @@ def test_only_allowed_origins_are_accepted(
     header = "" if origin is None else f"\r\nOrigin: {origin}"
     response = answer(REQUEST.replace("\r\n\r\n", f"{header}\r\n\r\n"), origins=allowed)
     assert response.status == (101 if accepted else 403)
-    assert accepted or b"origins" in response.body
+    if not accepted and allowed != "same-host":
+        why = "it is not among those of the option origins"
+        assert response.body.decode() == f"Origin {origin} is not allowed: {why}\n"
 
 
-@pytest.mark.parametrize("origins", ["https://a.example", [1], [b"x"]])
-def test_bad_origins_are_refused(origins: Any) -> None:
-    with pytest.raises(TypeError, match="origins must"):
+@pytest.mark.parametrize(
+    ("origins", "why"),
+    [
+        ("https://a.example", 'origins must be "same-host", None or a sequence, not another str'),
+        ([1], "origins must hold str, patterns or None, not 1"),
+        ([None, b"x"], "origins must hold str, patterns or None, not b'x'"),
+    ],
+)
+def test_bad_origins_are_refused(origins: Any, why: str) -> None:
+    with pytest.raises(TypeError) as caught:
         check_origins(origins)
+    assert str(caught.value) == why
+
+
+LOOPBACK = ["localhost", "localhost:80", "a.localhost.", "127.0.0.1", "127.9.9.9:1", "[::1]:8765"]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "given", "allowed"),
+    [
+        *((None, host, True) for host in ("server.example", "[")),
+        *(("loopback", host, True) for host in LOOPBACK),
+        *(
+            ("loopback", host, False)
+            for host in ("server.example", "xlocalhost", "localhost.example", "10.0.0.1", "[", "")
+        ),
+        *((["A.example", "*.b.example"], host, True) for host in ("a.EXAMPLE:1", "x.b.example.")),
+        *((["A.example", "*.b.example"], host, False) for host in ("b.example", "xa.example")),
+        ([], "localhost", False),
+    ],
+)
+def test_only_allowed_hosts_are_accepted(hosts: Any, given: str, allowed: bool) -> None:
+    check_hosts(hosts)
+    handshake = ServerHandshake(hosts=hosts)
+    request = Request("/", {"Host": given})
+    if allowed:
+        handshake.check_host(request)
+        return
+    with pytest.raises(Rejection) as caught:
+        handshake.check_host(request)
+    why = "the server listens on loopback" if hosts == "loopback" else "it is unknown"
+    assert caught.value.response.status == 421
+    assert caught.value.response.body.decode() == (
+        f"Host {given} is not allowed: {why}; see the option hosts\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("hosts", "why"),
+    [
+        ("localhost", 'hosts must be "auto", "loopback", None or a sequence, not another str'),
+        (["a", None], "hosts must hold str, not None"),
+    ],
+)
+def test_bad_hosts_are_refused(hosts: Any, why: str) -> None:
+    check_hosts("auto")
+    with pytest.raises(TypeError) as caught:
+        check_hosts(hosts)
+    assert str(caught.value) == why
+
+
+def test_extensions_are_offered_chosen_and_agreed_on() -> None:
+    client = ClientHandshake(URI, extensions=[PerMessageDeflate()])
+    server = ServerHandshake(extensions=[PerMessageDeflate()])
+    assert client.extensions == server.extensions == []
+    data = client.request_bytes()
+    assert b"Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=12;" in data
+    request = server.receive_data(data)
+    assert request is not None
+    response = server.accept(request)
+    assert response.headers["Sec-WebSocket-Extensions"] == (
+        "permessage-deflate; server_max_window_bits=12; client_max_window_bits=12"
+    )
+    server.agreed(response)
+    client.receive_data(server.respond(response))
+    assert [type(each) for each in client.extensions] == [Deflate]
+    assert [type(each) for each in server.extensions] == [Deflate]
+
+
+def test_extensions_that_the_answer_does_not_name_do_not_hold() -> None:
+    server = ServerHandshake(extensions=[PerMessageDeflate()], subprotocols=["a"])
+    request = server.receive_data(
+        REQUEST.replace(
+            "\r\n\r\n",
+            "\r\nSec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Protocol: a\r\n\r\n",
+        ).encode()
+    )
+    assert request is not None
+    server.accept(request)
+    assert server.subprotocol == "a"
+    server.agreed(Response(101))
+    assert server.extensions == []
+    assert server.subprotocol is None
+
+
+def test_a_malformed_offer_of_extensions_is_refused() -> None:
+    header = "Sec-WebSocket-Extensions: a b"
+    response = answer(REQUEST.replace("\r\n\r\n", f"\r\n{header}\r\n\r\n"))
+    assert response.status == 400
+    assert response.body.decode() == (
+        "the Sec-WebSocket-Extensions header 'a b' is not acceptable: it is malformed\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -215,19 +354,17 @@ def test_the_servers_order_decides_on_the_subprotocol(
     assert response.headers.get("Sec-WebSocket-Protocol") == chosen
 
 
-def test_select_subprotocol_decides_instead() -> None:
-    request = REQUEST.replace("\r\n\r\n", "\r\nSec-WebSocket-Protocol: a, b\r\n\r\n")
-    seen = []
-
-    def select(request: Request, offered: Any) -> str | None:
-        seen.append((request.path, list(offered)))
-        return "b"
-
-    response = answer(request, select_subprotocol=select)
-    assert response.headers["Sec-WebSocket-Protocol"] == "b"
-    assert seen == [("/chat", ["a", "b"])]
-    with pytest.raises(ValueError, match="chose 'c', which was not offered"):
-        answer(request, select_subprotocol=lambda request, offered: "c")
+def test_the_subprotocol_can_be_said() -> None:
+    handshake = ServerHandshake(subprotocols=["a"])
+    asked = REQUEST.replace("\r\n\r\n", "\r\nSec-WebSocket-Protocol: a, b\r\n\r\n")
+    request = handshake.receive_data(asked.encode())
+    assert request is not None
+    assert handshake.accept(request, "b").headers["Sec-WebSocket-Protocol"] == "b"
+    assert handshake.subprotocol == "b"
+    assert "Sec-WebSocket-Protocol" not in handshake.accept(request, None).headers
+    assert handshake.subprotocol is None
+    with pytest.raises(ValueError, match="'c' was not offered"):
+        handshake.accept(request, "c")
 
 
 @pytest.mark.parametrize(
@@ -242,6 +379,7 @@ def test_select_subprotocol_decides_instead() -> None:
 def test_bad_subprotocols_are_refused(
     subprotocols: Any, kind: type[Exception], message: str
 ) -> None:
+    check_subprotocols(["MQTT", "v1.2", "!"])
     with pytest.raises(kind, match=message):
         check_subprotocols(subprotocols)
     with pytest.raises(kind, match=message):
@@ -344,6 +482,29 @@ def test_an_interim_answer_may_come_alone() -> None:
         handshake.receive_data(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
 
 
+@pytest.mark.parametrize("more", [0, 1])
+def test_interim_answers_end(more: int) -> None:
+    def interim(response: str) -> str:
+        count = MAX_INTERIM_ANSWERS + more
+        return "HTTP/1.1 103 Early Hints\r\n\r\n" * count + response
+
+    if not more:
+        assert respond(interim).response is not None
+        return
+    with pytest.raises(InvalidMessage, match=r"^the server sends interim answers without end$"):
+        respond(interim)
+
+
+def test_the_last_status_is_599() -> None:
+    with pytest.raises(
+        InvalidStatus, match=r"^the server answered 599 , not 101 Switching Protocols$"
+    ) as caught:
+        respond(lambda r: "HTTP/1.1 599 x\r\nX: y\r\nContent-Length: 0\r\n\r\n")
+    assert caught.value.response.headers["X"] == "y"
+    with pytest.raises(InvalidMessage, match="answered with status 600"):
+        respond(lambda r: "HTTP/1.1 600 x\r\nContent-Length: 0\r\n\r\n")
+
+
 def test_a_subprotocol_that_was_offered_is_taken() -> None:
     handshake = respond(lambda r: r.replace("\r\n\r\n", "\r\nSec-WebSocket-Protocol: a\r\n\r\n"))
     assert handshake.subprotocol == "a"
@@ -357,11 +518,16 @@ def add(line: str) -> Callable[[str], str]:
     ("change", "kind", "message"),
     [
         (lambda r: "SSH-2.0-x\r\n\r\n", InvalidMessage, "not HTTP/1.1"),
+        (lambda r: r.replace("101", "702"), InvalidMessage, "answered with status 702"),
         (lambda r: r.replace("HTTP/1.1", "HTTP/1.0"), InvalidMessage, "101 over HTTP/1.0"),
         (lambda r: r.replace("Upgrade: websocket\r\n", ""), InvalidUpgrade, "Upgrade header"),
         (lambda r: r.replace("websocket", "h2c"), InvalidUpgrade, "Upgrade header 'h2c'"),
         (lambda r: r.replace("Connection: Upgrade", "X: y"), InvalidUpgrade, "Connection header"),
-        (lambda r: r.replace("Accept: ", "Accept: x"), InvalidHeader, "does not match our key"),
+        (
+            lambda r: re.sub("Accept: .*", "Accept: x\r", r),
+            InvalidHeader,
+            "^the Sec-WebSocket-Accept header 'x' is not acceptable: it does not match our key$",
+        ),
         (lambda r: r.replace("-Accept", "-Except"), InvalidHeader, "Accept header is missing"),
         (add("Sec-WebSocket-Accept: x"), InvalidHeader, "more than once"),
         (add("Sec-WebSocket-Protocol: z"), NegotiationError, "subprotocol not asked for: z"),
@@ -413,7 +579,9 @@ def test_a_refusal_with_a_broken_body_is_raised_all_the_same() -> None:
 
 
 def test_a_server_that_says_nothing_is_told_as_such() -> None:
-    with pytest.raises(InvalidMessage, match="closed the connection before it answered"):
+    with pytest.raises(
+        InvalidMessage, match=r"^the server closed the connection before it answered$"
+    ):
         ClientHandshake(URI).receive_eof()
 
 
@@ -432,3 +600,26 @@ def test_every_error_is_a_handshake_error_and_readable() -> None:
     rejection = Rejection(Response(403, (), "no\n"))
     assert str(rejection) == "403 Forbidden: no"
     assert isinstance(rejection, HandshakeError)
+    assert str(Rejection(Response(403, (), b"\xff"))) == "403 Forbidden: \ufffd"
+
+
+NOT_FOUND, NO = Response(404), Response(403, (), "no\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (InvalidHeader, ("Name", "value", ": it is odd")),
+        (InvalidURI, ("ws://", "has no host")),
+        (InvalidStatus, (NOT_FOUND,)),
+        (InvalidProxyStatus, (Response(407),)),
+        (InvalidRedirect, (NOT_FOUND, "to nowhere")),
+        (Rejection, (NO,)),
+    ],
+)
+def test_every_error_can_be_copied(kind: type[HandshakeError], arguments: Any) -> None:
+    error = kind(*arguments)
+    assert error.args == arguments
+    copied = copy.copy(error)
+    assert type(copied) is kind
+    assert str(copied) == str(error)

@@ -19,10 +19,31 @@ def test_names_are_case_insensitive_and_values_are_kept_in_order() -> None:
     assert not headers.__contains__(1)
     assert headers.get("none") is None
     assert repr(Headers({"a": "b"})) == "Headers([('a', 'b')])"
+    assert repr(Headers({"Cookie": "b"})) == "Headers([('Cookie', '...')])"
 
 
 def test_a_mapping_is_taken_too_and_white_space_around_values_is_not() -> None:
     assert Headers({"A": " b\t"}).fields == [("A", "b")]
+
+
+@pytest.mark.parametrize("fields", [[], [("Set-Cookie", "a"), ("X", ""), ("set-cookie", "b\xff")]])
+def test_packed_fields_say_the_same(fields: list[tuple[str, str]]) -> None:
+    headers, packed = Headers(fields), Headers(fields)
+    packed.pack()
+    packed.pack()
+    assert packed.fields == headers.fields == fields
+    assert dict(packed) == dict(headers)
+    assert len(packed) == len(headers)
+    assert packed == headers
+    assert repr(packed) == repr(headers)
+    assert packed.get_all("set-cookie") == headers.get_all("set-cookie")
+    assert packed.get_tokens("x") == []
+    for each in headers, packed:
+        each.add("X", "1")
+        each.add_default("x", "2")
+    assert packed.fields == headers.fields == [*fields, ("X", "1")]
+    assert packed["x"] == headers["x"]
+    assert Headers().fields == []
 
 
 def test_a_default_is_added_once() -> None:

@@ -40,6 +40,7 @@ def test_what_follows_the_head_does_not_count() -> None:
 def test_a_request_does_not_show_its_query_in_logs() -> None:
     request = Request("/path?token=secret", {"A": "b"})
     assert repr(request) == "<Request GET /path>"
+    assert repr(Request("/")) == "<Request GET />"
     assert request.headers["a"] == "b"
     assert request.state == {}
 

@@ -222,3 +222,17 @@ def test_a_message_has_no_less_time_because_we_do_not_read() -> None:
     assert timers.next_timeout == 2060
     timers.message_done()
     assert not timers.is_watching_message()
+
+
+def test_keepalive_can_be_changed() -> None:
+    timers = make_timers()
+    timers.last_received = 4
+    timers.set_keepalive(5, 10, 3)
+    assert timers.next_timeout == 14
+    ping(timers, 14)
+    assert timers.next_timeout == 17
+    timers.set_keepalive(15, 10, 20)  # the ping that is under way has a new deadline, too
+    assert timers.pong_due == 35
+    assert timers.ping_due == 15
+    timers.set_keepalive(15, None, None)
+    assert timers.next_timeout == NEVER

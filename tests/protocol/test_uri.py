@@ -50,15 +50,19 @@ def test_a_user_becomes_an_authorization(userinfo: str, credentials: bytes) -> N
         ("ws://host:port/", "cannot be parsed"),
         ("ws://host:70000/", "cannot be parsed"),
         ("ws://[::1/", "cannot be parsed"),
-        ("ws://host/a b", "space or a control character"),
-        ("ws://host/a\r\nb", "space or a control character"),
-        ("ws://" + "ü" * 70 + "/", "not a domain name"),
+        ("ws://host/a b", "has a space or a control character"),
+        ("ws://host/a\x7fb", "has a space or a control character"),
+        ("ws://host/a\r\nb", "has a space or a control character"),
+        ("ws://" + "ü" * 70 + "/", "has a host that is not a domain name"),
+        ("ws://host/\udc80", "has a lone surrogate, which is no character"),
+        ("ws://user\udc80@host/", "has a lone surrogate, which is no character"),
     ],
 )
 def test_a_bad_uri_is_named_with_what_is_wrong(uri: str, why: str) -> None:
     with pytest.raises(InvalidURI, match=why) as caught:
         parse_uri(uri)
     assert caught.value.uri == uri
+    assert caught.value.why == why or why == "cannot be parsed"
     assert str(caught.value).startswith("uri ")
 
 
@@ -73,3 +77,10 @@ def test_a_uri_is_a_str() -> None:
     uri: Any = b"ws://localhost/"
     with pytest.raises(TypeError, match="uri must be a str, not bytes"):
         parse_uri(uri)
+
+
+def test_a_user_with_a_colon_is_refused() -> None:
+    with pytest.raises(InvalidURI) as caught:
+        parse_uri("ws://us%3Aer:secret@example.com/")
+    assert caught.value.why == "has a user with a colon, which Basic authentication forbids"
+    assert "secret" not in str(caught.value)

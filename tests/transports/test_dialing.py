@@ -21,7 +21,7 @@ from creche.transports.dialing import (
     open_transport,
 )
 from creche.transports.sockets import named_error
-from support import count_descriptors, free_port
+from support import cancelled_once, count_descriptors, free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -226,8 +226,9 @@ async def test_a_tls_handshake_that_is_cancelled_closes_the_socket(
 ) -> None:
     before = count_descriptors()
     ours, theirs = socket.socketpair()
-    with theirs, anyio.move_on_after(0.02) as scope:
-        await open_transport(ours, client_tls, server_hostname="localhost")
+    with theirs:
+        async with cancelled_once() as scope:
+            await open_transport(ours, client_tls, server_hostname="localhost")
     assert scope.cancelled_caught
     assert count_descriptors() == before
 

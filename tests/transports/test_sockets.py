@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import random
 import socket
 import ssl
 import sys
@@ -174,13 +175,13 @@ async def test_what_is_written_follows_the_outbox_though_the_kernel_takes_some_o
         transport.write(b"first")
         transport.outbox += b"second"
         transport.write(memoryview(b"third"))
-        assert not transport.outbox
+        assert not transport.waiting()
         for _ in range(16):
             transport.write(MEGABYTE)
-        assert transport.outbox
+        assert transport.waiting()
         expected = b"firstsecondthird" + MEGABYTE * 16
         assert await in_thread(read_all, theirs, len(expected)) == expected
-        await until(lambda: not transport.outbox)
+        await until(lambda: not transport.waiting())
         assert transport.bytes_sent == len(expected)
 
 
@@ -192,9 +193,81 @@ async def test_what_the_kernel_refuses_at_once_is_written_later(kind: Kind) -> N
             while True:
                 filled += transport._sock.send(MEGABYTE)
         transport.write(b"refused")
-        assert transport.outbox == b"refused"
+        assert transport.waiting() == 7
         received = await in_thread(read_all, theirs, filled + 7)
         assert received[filled:] == b"refused"
+
+
+class Reluctant:
+    """A socket whose kernel takes what it likes of a write, or nothing."""
+
+    def __init__(self, sock: Any, rng: random.Random) -> None:
+        self._sock = sock
+        self._rng = rng
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def _limit(self, size: int) -> int:
+        taken = self._rng.choice([0, self._rng.randint(1, size), size])
+        if not taken:
+            raise BlockingIOError
+        return taken
+
+    def send(self, data: bytearray | memoryview) -> int:
+        size: int = self._sock.send(data[: self._limit(len(data))])
+        return size
+
+    def sendmsg(self, buffers: list[Any]) -> int:
+        return self.send(bytearray().join(buffers))
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_whatever_the_kernel_takes_of_what_is_written_all_leaves_in_order(
+    pair: Any, seed: int
+) -> None:
+    rng = random.Random(seed)
+    async with connected(*pair) as (transport, theirs, recorder, background):
+        transport.start(background, recorder)
+        if isinstance(transport._sock, ssl.SSLSocket):
+            transport._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        else:
+            transport._sock = Reluctant(transport._sock, rng)  # type: ignore[assignment]
+        expected = bytearray()
+        for number in range(200):
+            data = bytes([number]) * rng.choice([1, 100, 5000, 100_000])
+            expected += data
+            how = rng.randrange(4)
+            if how == 0:
+                transport.write(data)
+            elif how == 1:
+                own = bytearray(data)
+                transport.write(memoryview(own))
+                own[:] = bytes(len(own))  # its owner may change it from now on
+            else:
+                transport.outbox += data
+                if how == 2:
+                    transport.flush()
+            if rng.random() < 0.1:
+                await settle()
+        transport.flush()
+        assert await in_thread(read_all, theirs, len(expected)) == expected
+        await until(lambda: transport.bytes_sent == len(expected))
+        assert transport.waiting() == 0
+        assert transport.payloads() == []
+
+
+async def test_a_payload_that_has_to_wait_is_not_copied(pair: Any) -> None:
+    payload = MEGABYTE * 16
+    async with connected(*pair) as (transport, _, recorder, background):
+        transport.start(background, recorder)
+        transport.outbox += b"header"
+        transport.write(payload)
+        assert [kept is payload for kept in transport.payloads()] == [True]
+        assert 0 < transport.waiting() <= len(payload)
+        transport.close()
+        assert transport.waiting() == 0
+        assert transport.payloads() == []
 
 
 async def test_nothing_is_read_while_paused(pair: Any) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import sys
 from typing import Any
 
@@ -10,7 +11,8 @@ from anyio.abc import ByteStream, SocketAttribute
 from creche.background import Background
 from creche.testing import memory_byte_pair
 from creche.transports.base import Receiver
-from creche.transports.streams import StreamTransport, as_os_error
+from creche.transports.sockets import SocketTransport
+from creche.transports.streams import StreamTransport, TransportStream, as_os_error
 from support import settle, until
 
 pytestmark = pytest.mark.anyio
@@ -164,6 +166,41 @@ async def test_an_end_that_cannot_be_sent_is_no_error() -> None:
     assert recorder.told == []
 
 
+class WholeStream(OneWayStream):
+    """A stream that cannot be half closed, such as one of TLS."""
+
+    def __init__(self, end: str) -> None:
+        super().__init__(NotImplementedError())
+        self.end = end
+        self.ended = False
+
+    async def aclose(self) -> None:
+        try:
+            if self.end == "fails":
+                raise OSError("broken")
+            if self.end == "waits":
+                await anyio.sleep_forever()
+            await anyio.lowlevel.checkpoint()
+        finally:
+            self.ended = True
+
+
+@pytest.mark.parametrize("end", ["closes", "fails", "waits"])
+async def test_a_stream_that_cannot_be_half_closed_is_closed(
+    end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("creche.transports.streams._CLOSE_SECONDS", 0.01)
+    stream = WholeStream(end)
+    transport, recorder = StreamTransport(stream), Recorder()
+    async with Background() as background:
+        transport.start(background, recorder)
+        transport.send_eof()
+        await until(lambda: stream.ended)
+        stream.end = "closes"
+        transport.close()
+    assert recorder.told == []
+
+
 class ClosingRecorder(Recorder):
     """Closes its transport as soon as anything is reported."""
 
@@ -271,3 +308,22 @@ async def test_a_pause_within_a_pause_is_ended_by_one_resumption() -> None:
         transport.resume_reading()
         await until(lambda: recorder.data == b"12")
         transport.close()
+
+
+async def test_a_transport_before_its_start_as_a_stream() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(10)
+    with theirs:
+        async with TransportStream(SocketTransport(ours)) as stream:
+            assert stream.extra(SocketAttribute.raw_socket) is ours
+            await stream.send(b"abc")
+            assert theirs.recv(10) == b"abc"
+            theirs.sendall(b"defg")
+            assert await stream.receive(3) == b"def"
+            assert await stream.receive() == b"g"
+            await stream.send_eof()
+            assert theirs.recv(10) == b""
+            theirs.shutdown(socket.SHUT_WR)
+            with pytest.raises(anyio.EndOfStream):
+                await stream.receive()
+        assert ours.fileno() == -1

@@ -166,6 +166,8 @@ class ClientHandshake:
                 self.response = response
                 return response
             if isinstance(event, h11.Response):
+                if event.status_code > 599:
+                    raise InvalidMessage(f"the server answered with status {event.status_code}")
                 self.refusal = Response(event.status_code, decode_headers(event.headers))
             elif isinstance(event, h11.Data) and self.refusal is not None:
                 body = self.refusal.body + event.data

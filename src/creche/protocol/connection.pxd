@@ -38,6 +38,7 @@ cdef class Connection:
     cdef bint _decoding
     cdef bint _finishing
     cdef public Py_ssize_t payload_left
+    cdef public object observer
 
     cpdef bint must_pause(self) except -1
     cpdef Py_ssize_t kept(self) except -1
@@ -63,6 +64,8 @@ cdef class Connection:
     cdef Py_ssize_t _parse_payload(
         self, bytearray data, Py_ssize_t position, Py_ssize_t end
     ) except -1
+    @cython.locals(header=FrameHeader, shown=bytearray)
+    cdef _observe_received(self, bytearray data, Py_ssize_t start, Py_ssize_t stop)
     cdef _end_frame(self)
     cdef _choose_decoder(self, int reserved)
     cdef _decode(self)
@@ -72,7 +75,8 @@ cdef class Connection:
     cpdef next_message(self, double now)
     cpdef Py_ssize_t payload_wanted(self) except -1
     cpdef send_message(self, int opcode, object payload, bint encode=*)
-    cpdef send_header(self, int opcode, Py_ssize_t length)
+    cpdef send_frame(self, int opcode, object payload, bint fin=*)
+    cpdef send_header(self, int opcode, object payload)
     cpdef bint output_left(self) except -1
     cdef _violation(self, exc, double now)
     cdef _move(self, event)

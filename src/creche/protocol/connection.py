@@ -29,7 +29,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from creche.protocol.closing import (
     MAX_REASON_BYTES,
@@ -64,6 +64,11 @@ DRAIN_SECONDS = 1.0
 # A payload that an extension has changed is decoded in pieces: so many bytes go in, and come out.
 _ENCODED_PIECE = 2**14
 _DECODED_PIECE = 2**16
+
+# Called with each frame: whether it is sent, its opcode with reserved bits, the payload's length,
+# whether it is the last of its message, and the payload's first bytes, SHOWN at most.
+Observer = Callable[[bool, int, int, bool, bytes], object]
+SHOWN = 64
 
 # So many frames are parsed before others get a turn: a few bytes each fill a read with thousands.
 # A piece that was decoded counts as one.
@@ -144,6 +149,7 @@ class Connection:
         self._decoding = False  # whether the decoder may have more to read
         self._finishing = False  # and whether that is the end of the message
         self.payload_left = 0  # bytes missing of the data frame that is arriving
+        self.observer: Observer | None = None
 
     # What the caller looks at
 
@@ -256,9 +262,11 @@ class Connection:
                 break
             stop = start + header.length
             opcode = header.opcode
+            if opcode >= CLOSE and stop > end:
+                break
+            if self.observer is not None:
+                self._observe_received(data, start, min(stop, end))
             if opcode >= CLOSE:
-                if stop > end:
-                    break
                 if header.key is not None:
                     apply_mask(data, start, stop, header.key)
                 position = stop
@@ -284,6 +292,16 @@ class Connection:
                 if header.length == 0:
                     self._end_frame()
         return position
+
+    def _observe_received(self, data: bytearray, start: int, stop: int) -> None:
+        """Tell of the frame whose header was read, and of what is there of its payload."""
+        assert self.observer is not None
+        header = self._header
+        shown = data[start : min(stop, start + SHOWN)]
+        if header.key is not None:
+            apply_mask(shown, 0, len(shown), header.key)
+        opcode = header.opcode | header.reserved
+        self.observer(False, opcode, header.length, header.fin, bytes(shown))
 
     def _parse_payload(self, data: bytearray, position: int, end: int) -> int:
         header = self._header
@@ -415,24 +433,28 @@ class Connection:
                 if encoded is not None:
                     payload = encoded
                     opcode |= extension.reserved_bits
-        append_frame(self.outbox, opcode, payload, new_key() if self.masking else None)
+        self.send_frame(opcode, payload)
 
-    def send_fragment(self, opcode: int, payload: bytes | memoryview, fin: bool) -> None:
-        """Append a frame of a message in several to the outbox; extensions leave it as it is.
+    def send_frame(self, opcode: int, payload: bytes | memoryview, fin: bool = True) -> None:
+        """Append a frame to the outbox; extensions leave it as it is.
 
         Args:
-            opcode: TEXT or BINARY, CONTINUATION after the first.
-            payload: some of the message.
-            fin: whether that is its end.
+            opcode: what it is, with its reserved bits.
+            payload: its payload.
+            fin: whether it is the last of its message.
         """
+        if self.observer is not None:
+            self.observer(True, opcode, len(payload), fin, bytes(payload[:SHOWN]))
         append_frame(self.outbox, opcode, payload, new_key() if self.masking else None, fin)
 
-    def send_header(self, opcode: int, length: int) -> None:
+    def send_header(self, opcode: int, payload: bytes | memoryview) -> None:
         """Append the header of a message in one frame, whose payload the caller writes next.
 
         Where nothing is masked, a large payload need not be copied to the outbox.
         """
-        append_header(self.outbox, opcode, length, True, False)
+        if self.observer is not None:
+            self.observer(True, opcode, len(payload), True, bytes(payload[:SHOWN]))
+        append_header(self.outbox, opcode, len(payload), True, False)
 
     def send_ping(self, payload: bytes | None, now: float) -> Ping:
         """Append a ping; its payload is made up if there is none.
@@ -463,7 +485,7 @@ class Connection:
     def _send_control(self, opcode: int, payload: bytes) -> None:
         if len(payload) > MAX_CONTROL_PAYLOAD:
             raise ValueError(f"data is {len(payload)} bytes long; a control frame has room for 125")
-        append_frame(self.outbox, opcode, payload, new_key() if self.masking else None)
+        self.send_frame(opcode, payload)
 
     def send_close(self, close: Close, now: float) -> None:
         """Start the closing handshake, unless it is under way.

@@ -58,6 +58,7 @@ class Deflate(Extension):
         self._level = level
         self._memory_level = memory_level
         self._threshold = threshold
+        self.sharing = ("deflate", send_window_bits, level, memory_level, threshold)
         self._compressor: Any = None
         self._decompressor: Any = None
         self._input = b""
@@ -66,15 +67,32 @@ class Deflate(Extension):
         self._at_boundary = False  # whether the last input ended a final block, and no more came
 
     def encode(self, payload: bytes | memoryview) -> bytes | None:
-        if len(payload) < self._threshold or self._send_window_bits < _MIN_DEFLATE_BITS:
+        if self._leaves(payload):
             return None
-        compressor = self._compressor
-        if compressor is None:
-            compressor = zlib.compressobj(
-                self._level, zlib.DEFLATED, -self._send_window_bits, self._memory_level
-            )
-            if self._send_takeover:
-                self._compressor = compressor
+        compressor = self._compressor or self._new_compressor()
+        if self._send_takeover:
+            self._compressor = compressor
+        return self._compress(compressor, payload)
+
+    def encode_alone(self, payload: bytes) -> bytes | None:
+        return None if self._leaves(payload) else self._compress(self._new_compressor(), payload)
+
+    def sent_alone(self) -> None:
+        # What is compressed next refers to nothing before it: the peer's window has moved on, by
+        # what our compressor does not know.
+        self._compressor = None
+
+    def _leaves(self, payload: bytes | memoryview) -> bool:
+        """Whether a message is sent as it is."""
+        return len(payload) < self._threshold or self._send_window_bits < _MIN_DEFLATE_BITS
+
+    def _new_compressor(self) -> Any:
+        return zlib.compressobj(
+            self._level, zlib.DEFLATED, -self._send_window_bits, self._memory_level
+        )
+
+    @staticmethod
+    def _compress(compressor: Any, payload: bytes | memoryview) -> bytes:
         compressed: bytes = compressor.compress(payload)
         rest: bytes = compressor.flush(zlib.Z_SYNC_FLUSH)
         return (compressed + rest)[: -len(_TAIL)]
@@ -131,7 +149,8 @@ class PerMessageDeflate(ExtensionFactory):
         server_no_context_takeover: whether the server compresses each message by itself, which
             saves its memory between messages.
         client_no_context_takeover: whether the client does.
-        server_max_window_bits: the server's window, 9 to 15; None for what the other end wants.
+        server_max_window_bits: the server's window, 9 to 15; None for what the other end wants. A
+            server that does not know the parameter uses 15.
         client_max_window_bits: the client's window, 9 to 15; None for what the other end wants.
         level: 1 (quick) to 9 (small).
         memory_level: 1 to 9: 2 ** (memory_level + 9) bytes for what is sent.
@@ -182,11 +201,12 @@ class PerMessageDeflate(ExtensionFactory):
             parameters.append((_SERVER_NO_TAKEOVER, None))
         if self._client_no_takeover:
             parameters.append((_CLIENT_NO_TAKEOVER, None))
-        if self._server_bits is not None:
-            parameters.append((_SERVER_BITS, str(self._server_bits)))
         bits = self._client_bits
         parameters.append((_CLIENT_BITS, None if bits is None else str(bits)))
-        return [parameters]
+        if self._server_bits is None:
+            return [parameters]
+        # Not every server knows windows: what it may fall back on (RFC 7692 7.1.2.1).
+        return [[(_SERVER_BITS, str(self._server_bits)), *parameters], parameters]
 
     def agree(self, parameters: Parameters) -> Extension:
         try:
@@ -195,21 +215,15 @@ class PerMessageDeflate(ExtensionFactory):
             raise NegotiationError(f"the server's answer to permessage-deflate: {exc}") from None
         if self._server_no_takeover and _SERVER_NO_TAKEOVER not in chosen:
             raise NegotiationError(f"the server did not accept {_SERVER_NO_TAKEOVER}")
-        for name, most in ((_SERVER_BITS, self._server_bits), (_CLIENT_BITS, self._client_bits)):
-            # Where the server says nothing, its window has 15 bits; the client's is its own choice.
-            bits = chosen.get(name) or (_MAX_WINDOW_BITS if name == _SERVER_BITS else 0)
-            if most is not None and bits > most:
-                raise NegotiationError(f"the server chose {name}={bits}, more than {most}")
-        client_bits = chosen.get(_CLIENT_BITS) or self._client_bits or _MAX_WINDOW_BITS
-        return Deflate(
-            client_bits,
-            not (self._client_no_takeover or _CLIENT_NO_TAKEOVER in chosen),
-            chosen.get(_SERVER_BITS) or _MAX_WINDOW_BITS,
-            _SERVER_NO_TAKEOVER not in chosen,
-            self._level,
-            self._memory_level,
-            self._threshold,
+        # Where the server says nothing, its window has 15 bits. Any is one that we have offered.
+        server_bits = chosen.get(_SERVER_BITS) or _MAX_WINDOW_BITS
+        # What the server allows beyond our own choice is not used (RFC 7692 7.1.2.2).
+        client_bits = min(
+            chosen.get(_CLIENT_BITS) or _MAX_WINDOW_BITS, self._client_bits or _MAX_WINDOW_BITS
         )
+        client_takeover = not (self._client_no_takeover or _CLIENT_NO_TAKEOVER in chosen)
+        server_takeover = _SERVER_NO_TAKEOVER not in chosen
+        return self._deflate(client_bits, client_takeover, server_bits, server_takeover)
 
     def choose(self, parameters: Parameters) -> tuple[Parameters, Extension] | None:
         try:
@@ -223,26 +237,36 @@ class PerMessageDeflate(ExtensionFactory):
             answer.append((_SERVER_NO_TAKEOVER, None))
         if client_no_takeover:
             answer.append((_CLIENT_NO_TAKEOVER, None))
-        server_bits = min(offer.get(_SERVER_BITS) or 15, self._server_bits or _MAX_WINDOW_BITS)
+        server_bits = min(
+            offer.get(_SERVER_BITS) or _MAX_WINDOW_BITS, self._server_bits or _MAX_WINDOW_BITS
+        )
         if server_bits < _MIN_DEFLATE_BITS:
             return None
         if _SERVER_BITS in offer or server_bits < _MAX_WINDOW_BITS:
             answer.append((_SERVER_BITS, str(server_bits)))
         client_bits = _MAX_WINDOW_BITS
         if _CLIENT_BITS in offer:
-            client_bits = min(offer[_CLIENT_BITS] or 15, self._client_bits or _MAX_WINDOW_BITS)
+            client_bits = min(
+                offer[_CLIENT_BITS] or _MAX_WINDOW_BITS, self._client_bits or _MAX_WINDOW_BITS
+            )
             if client_bits < _MAX_WINDOW_BITS:
                 answer.append((_CLIENT_BITS, str(client_bits)))
-        extension = Deflate(
-            server_bits,
-            not server_no_takeover,
-            client_bits,
-            not client_no_takeover,
+        return answer, self._deflate(
+            server_bits, not server_no_takeover, client_bits, not client_no_takeover
+        )
+
+    def _deflate(
+        self, send_bits: int, send_takeover: bool, receive_bits: int, receive_takeover: bool
+    ) -> Deflate:
+        return Deflate(
+            send_bits,
+            send_takeover,
+            receive_bits,
+            receive_takeover,
             self._level,
             self._memory_level,
             self._threshold,
         )
-        return answer, extension
 
 
 def _read(parameters: Parameters, bits_need_value: bool) -> dict[str, int]:

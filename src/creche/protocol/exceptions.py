@@ -87,6 +87,47 @@ class InvalidStatus(HandshakeError):
         )
 
 
+class InvalidRedirect(InvalidStatus):
+    """The server redirected the client where it does not go.
+
+    Attributes:
+        response: the server's answer.
+        why: what is wrong with it.
+    """
+
+    def __init__(self, response: Response, why: str) -> None:
+        super().__init__(response)
+        self.args = (response, why)  # what a copy is made from
+        self.why = why
+
+    def __str__(self) -> str:
+        # The query of the new URI may hold credentials.
+        return f"the server answered {self.response.status} and redirects {self.why}"
+
+
+class ProxyError(HandshakeError):
+    """A proxy could not be used, or did not connect us."""
+
+
+class InvalidProxy(ProxyError, ValueError):
+    """The URI of a proxy cannot be used; its user and password are not in the text."""
+
+
+class InvalidProxyStatus(ProxyError):
+    """An HTTP proxy answered CONNECT with another status than 2xx (RFC 9110 9.3.6).
+
+    Attributes:
+        response: its answer, without the body.
+    """
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response)
+        self.response = response
+
+    def __str__(self) -> str:
+        return f"the proxy answered {self.response.status} {self.response.reason_phrase}"
+
+
 class InvalidHeader(HandshakeError):
     """A header field of the opening handshake is missing, doubled or wrong.
 

@@ -9,7 +9,7 @@ back. How it does that is its own; a changed message has one of the reserved bit
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from creche.protocol.exceptions import InvalidHeader, NegotiationError
 
@@ -24,7 +24,7 @@ _HEADER = "Sec-WebSocket-Extensions"
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _PARAMETER = re.compile(rf'[ \t]*;[ \t]*({_TOKEN})(?:[ \t]*=[ \t]*(?:({_TOKEN})|"({_TOKEN})"))?')
 _NAME = re.compile(rf"[ \t]*({_TOKEN})")
-_END = re.compile(r"[ \t]*(?:,|$)")
+_END = re.compile(r"[ \t]*(?:,|\Z)")
 
 
 class Extension:
@@ -36,6 +36,8 @@ class Extension:
 
     Attributes:
         reserved_bits: one of RSV1, RSV2 and RSV3: the first frame of a changed message has it.
+        sharing: where `encode_alone` is there, what makes its result the same: connections whose
+            extensions have an equal value here share it. None, the default, for no sharing.
     """
 
     RSV1 = 0x40
@@ -43,10 +45,18 @@ class Extension:
     RSV3 = 0x10
 
     reserved_bits: int
+    sharing: Hashable = None
 
     def encode(self, payload: bytes | memoryview) -> bytes | None:
         """The payload to send instead; None to leave the message as it is."""
         raise NotImplementedError
+
+    def encode_alone(self, payload: bytes) -> bytes | None:
+        """As `encode`, for many connections: by no state of this one."""
+        raise NotImplementedError
+
+    def sent_alone(self) -> None:
+        """What `encode_alone` has changed, of this or another connection, is sent next."""
 
     def begin(self) -> None:
         """A message that the peer's extension has changed begins to arrive."""

@@ -23,6 +23,11 @@ _SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "set-cook
 _SHORT_NAME = 64
 
 
+# What packed fields have in their place; `add` replaces both.
+_NO_FIELDS: list[tuple[str, str]] = []
+_NO_INDEX: dict[str, str] = {}
+
+
 def _check_name(name: str) -> tuple[str, str]:
     """The name, and the name in small letters.
 
@@ -56,16 +61,20 @@ class Headers(Mapping[str, str]):
             Latin-1.
     """
 
-    __slots__ = ("_fields", "_index")
+    __slots__ = ("_fields", "_index", "_packed")
 
     def __init__(self, fields: HeadersLike = ()) -> None:
         self._fields: list[tuple[str, str]] = []
-        self._index: dict[str, str] = {}
+        self._index: dict[str, str] = {}  # the values by names in small letters
+        self._packed: str | None = None  # all of it in one text, while these two are empty
         for name, value in fields.items() if isinstance(fields, Mapping) else fields:
             self.add(name, value)
 
     def add(self, name: str, value: str) -> None:
         """Append a field, beside those of the same name."""
+        if self._packed is not None:
+            self._fields, self._packed = self.fields, None
+            self._index = _index_of(self._fields)
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(f"header {name!r}: {value!r} must be two str")
         name, key = _checked_name(name) if len(name) <= _SHORT_NAME else _check_name(name)
@@ -74,40 +83,65 @@ class Headers(Mapping[str, str]):
             shown = _shown(name, repr(value))
             raise ValueError(f"header {name} has a value with forbidden characters: {shown}")
         self._fields.append((name, value))
-        before = self._index.get(key)
-        self._index[key] = value if before is None else f"{before}, {value}"
+        _add_to(self._index, key, value)
 
     def add_default(self, name: str, value: str) -> None:
         """Append a field unless there is one of that name."""
         if name not in self:
             self.add(name, value)
 
+    def pack(self) -> None:
+        """Take less memory, and some more time whenever a field is looked up: for those of a
+        connection that lives long."""
+        if self._packed is None:
+            # No name and no value has a line feed.
+            self._packed = "\n".join([text for field in self._fields for text in field])
+            self._fields, self._index = _NO_FIELDS, _NO_INDEX
+
+    def _values(self) -> dict[str, str]:
+        return self._index if self._packed is None else _index_of(self.fields)
+
     def __getitem__(self, name: str) -> str:
-        return self._index[name.lower()]
+        return self._values()[name.lower()]
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._index
+        return isinstance(name, str) and name.lower() in self._values()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._index)
+        return iter(self._values())
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._values())
 
     def __repr__(self) -> str:
-        return f"Headers({[(name, _shown(name, value)) for name, value in self._fields]!r})"
+        return f"Headers({[(name, _shown(name, value)) for name, value in self.fields]!r})"
 
     def get_all(self, name: str) -> list[str]:
         """The values of every field of this name, in order; an empty list if there is none."""
         key = name.lower()
-        return [value for name, value in self._fields if name.lower() == key]
+        return [value for name, value in self.fields if name.lower() == key]
 
     def get_tokens(self, name: str) -> list[str]:
         """The comma-separated elements of every field of this name (RFC 9110 5.6.1)."""
-        elements = self._index.get(name.lower(), "").split(",")
+        elements = self._values().get(name.lower(), "").split(",")
         return [element.strip(" \t") for element in elements if element.strip(" \t")]
 
     @property
     def fields(self) -> list[tuple[str, str]]:
         """Every field as (name, value), as it came."""
-        return list(self._fields)
+        if self._packed is None:
+            return list(self._fields)
+        texts = self._packed.split("\n") if self._packed else []
+        return list(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _index_of(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    index: dict[str, str] = {}
+    for name, value in fields:
+        _add_to(index, name.lower(), value)
+    return index
+
+
+def _add_to(index: dict[str, str], key: str, value: str) -> None:
+    before = index.get(key)
+    index[key] = value if before is None else f"{before}, {value}"

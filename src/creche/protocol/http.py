@@ -31,10 +31,11 @@ class Request:
         path: the path and query asked for, as they were sent.
         headers: the header fields.
         state: a dict for the application, from `process_request` to the handler.
+        find_client: gives `client_address`, of this request; None where there is no such thing.
         extra_attributes: what `extra` looks up.
     """
 
-    __slots__ = ("extra_attributes", "headers", "method", "path", "state")
+    __slots__ = ("extra_attributes", "find_client", "headers", "method", "path", "state")
 
     def __init__(
         self,
@@ -49,6 +50,13 @@ class Request:
         self.headers = headers if isinstance(headers, Headers) else Headers(headers)
         self.state: dict[str, Any] = {}
         self.extra_attributes = extra_attributes or {}
+        self.find_client: Callable[[Request], str | None] | None = None
+
+    @property
+    def client_address(self) -> str | None:
+        """The client's IP address, on the server: that of the connection, or what the proxies say
+        that the option `trusted_proxies` names. None where it is not known."""
+        return None if self.find_client is None else self.find_client(self)
 
     def __repr__(self) -> str:
         # The query may hold credentials.

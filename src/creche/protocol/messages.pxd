@@ -42,7 +42,9 @@ cdef class Inbox:
     @cython.locals(part=tuple, size=Py_ssize_t, fin=bint)
     cpdef take_message(self)
     cpdef bint has_part(self) except -1
-    cdef _drop_first(self)
+    cdef bint _has_arriving(self) except -1
+    cdef _join_taken(self)
+    cdef _drop_first(self, Py_ssize_t size, bint fin)
 
 
 cpdef int message_opcode(object message, object text=*) except -1

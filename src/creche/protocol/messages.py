@@ -264,28 +264,28 @@ class Inbox:
             if self._taken_size + size > self.max_size:
                 self.too_big = True
                 return None
-            self._drop_first()
-            self.bytes -= size
-            if fin:
-                self.messages -= 1
-            self._measure()
+            self._drop_first(size, fin)
             if fin and not self._taken:
                 return data
             self._taken.append(data)
             self._taken_size += size
             if fin:
-                whole: str | bytes = type(data)().join(self._taken)  # type: ignore[arg-type]
-                self._taken.clear()
-                self._taken_size = 0
-                return whole
+                return self._join_taken()
         return None
+
+    def _join_taken(self) -> str | bytes:
+        joined: str | bytes = type(self._taken[0])().join(self._taken)  # type: ignore[arg-type]
+        self._taken.clear()
+        self._taken_size = 0
+        return joined
 
     def has_part(self) -> bool:
         """Whether take_part would give something, if only the end of a message."""
-        arriving = self._text or self._binary is not None
-        return bool(self._taken or self._first < len(self.parts)) or (
-            bool(arriving) and not self._skipping
-        )
+        return bool(self._taken or self._first < len(self.parts)) or self._has_arriving()
+
+    def _has_arriving(self) -> bool:
+        """Whether some of the unfinished message is not a part yet."""
+        return not self._skipping and (bool(self._text) or self._binary is not None)
 
     def take_part(self) -> tuple[str | bytes, bool] | None:
         """What there is of the next message, and whether that is its end; None for nothing yet.
@@ -293,22 +293,15 @@ class Inbox:
         So the whole message is given bit by bit, however large it is.
         """
         if self._taken:
-            begun: str | bytes = type(self._taken[0])().join(self._taken)  # type: ignore[arg-type]
-            self._taken.clear()
-            self._taken_size = 0
-            return begun, False
+            return self._join_taken(), False
         if self._first == len(self.parts):
-            if self._skipping or not (self._text or self._binary is not None):
+            if not self._has_arriving():
                 return None
             self._add_part(False)
         part = self.parts[self._first]
         assert part is not None
         data, size, fin = part
-        self._drop_first()
-        self.bytes -= size
-        if fin:
-            self.messages -= 1
-        self._measure()
+        self._drop_first(size, fin)
         return data, fin
 
     def skip_message(self) -> None:
@@ -318,7 +311,11 @@ class Inbox:
                 return
         self._skipping = True
 
-    def _drop_first(self) -> None:
+    def _drop_first(self, size: int, fin: bool) -> None:
+        self.bytes -= size
+        if fin:
+            self.messages -= 1
+        self._measure()
         self.parts[self._first] = None
         self._first += 1
         if self._first == len(self.parts):

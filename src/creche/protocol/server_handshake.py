@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import ipaddress
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 from urllib.parse import urlsplit
 
 import h11
@@ -35,10 +35,14 @@ from creche.protocol.http import (
 Origin = str | re.Pattern[str] | None
 Origins = Sequence[Origin] | str | None
 Hosts = Sequence[str] | str | None
-SelectSubprotocol = Callable[[Request, Sequence[str]], str | None]
 
 # These reach process_request; only a GET can become a WebSocket.
 _METHODS = ("GET", "HEAD", "OPTIONS")
+
+# The subprotocol of which the server's options decide.
+OURS: Any = object()
+
+_UPGRADE = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
 
 
 class ServerHandshake:
@@ -48,7 +52,6 @@ class ServerHandshake:
         origins: the origins that are allowed: "same-host", None for every one, or a sequence of
             str, patterns that must match whole, and None for requests without an Origin header.
         subprotocols: the supported ones, the preferred first.
-        select_subprotocol: chooses instead, from those that the client offers.
         extensions: the supported ones.
         hosts: the hosts that may be asked for: names, "*.name" for every one below it, "loopback",
             or None for every one.
@@ -62,18 +65,17 @@ class ServerHandshake:
         *,
         origins: Origins = "same-host",
         subprotocols: Sequence[str] = (),
-        select_subprotocol: SelectSubprotocol | None = None,
         extensions: Sequence[ExtensionFactory] = (),
         hosts: Hosts = None,
         max_header_bytes: int = 2**14,
     ) -> None:
         self.request: Request | None = None
+        self._checked: Request | None = None
         self.subprotocol: str | None = None
         self.extensions: list[Extension] = []
         self._factories = extensions
         self._origins = origins
         self._subprotocols = subprotocols
-        self._select_subprotocol = select_subprotocol
         self._hosts = hosts
         self._first_byte: bytes | None = None
         self._head = HeadReader(max_header_bytes)
@@ -147,8 +149,8 @@ class ServerHandshake:
     def _method_not_allowed() -> Rejection:
         return reject(405, "only GET can become a WebSocket", [("Allow", "GET")])
 
-    def accept(self, request: Request) -> Response:
-        """The answer 101 to a request that asks for a WebSocket (RFC 6455 4.2).
+    def check(self, request: Request) -> None:
+        """Whether a request asks for a WebSocket (RFC 6455 4.2).
 
         Raises:
             Rejection: it does not ask for one properly, or not for one that is allowed here.
@@ -156,11 +158,10 @@ class ServerHandshake:
         if request.method != "GET":
             raise self._method_not_allowed()
         headers = request.headers
-        upgrade = [("Upgrade", "websocket"), ("Connection", "Upgrade")]
         try:
             check_upgrade(headers)
         except InvalidUpgrade as exc:
-            raise reject(426, f"this is a WebSocket server: {exc}", upgrade) from None
+            raise reject(426, f"this is a WebSocket server: {exc}", _UPGRADE) from None
         try:
             key = single(headers, "Sec-WebSocket-Key")
             if len(base64.b64decode(key, validate=True)) != 16:
@@ -168,20 +169,46 @@ class ServerHandshake:
             version = single(headers, "Sec-WebSocket-Version")
         except InvalidHeader as exc:
             raise reject(400, str(exc)) from None
-        except binascii.Error:
+        except ValueError:  # also where it is not even ASCII
             raise reject(400, "the Sec-WebSocket-Key header is not base64") from None
         if version != VERSION:
-            extra = [*upgrade, ("Sec-WebSocket-Version", VERSION)]
+            extra = [*_UPGRADE, ("Sec-WebSocket-Version", VERSION)]
             raise reject(426, f"Sec-WebSocket-Version {version} is not supported", extra)
         self._check_origin(headers)
-        self.subprotocol = self._choose_subprotocol(request)
-        extensions = self._choose_extensions(headers)
-        response = Response(101, [*upgrade, ("Sec-WebSocket-Accept", accept_key(key))])
-        if self.subprotocol is not None:
-            response.headers.add("Sec-WebSocket-Protocol", self.subprotocol)
+        self._checked = request
+
+    def accept(self, request: Request, subprotocol: str | None = OURS) -> Response:
+        """The answer 101 to a request.
+
+        Args:
+            request: the request.
+            subprotocol: one that the client offers, or None; the first of ours by default.
+
+        Raises:
+            Rejection: as `check`.
+            ValueError: `subprotocol` was not offered.
+        """
+        if self._checked is not request:
+            self.check(request)
+        if subprotocol is OURS:
+            subprotocol = self.choose_subprotocol(request)
+        elif subprotocol is not None and subprotocol not in offered_subprotocols(request):
+            raise ValueError(f"the subprotocol {subprotocol!r} was not offered by the client")
+        extensions = self._choose_extensions(request.headers)
+        accept = accept_key(request.headers["Sec-WebSocket-Key"])
+        response = Response(101, [*_UPGRADE, ("Sec-WebSocket-Accept", accept)])
+        if subprotocol is not None:
+            response.headers.add("Sec-WebSocket-Protocol", subprotocol)
         if extensions:
             response.headers.add("Sec-WebSocket-Extensions", extensions)
+        self.agreed(response)
         return response
+
+    def agreed(self, response: Response) -> None:
+        """This answer, which may have been changed since, is sent: what it says holds."""
+        self.subprotocol = response.headers.get("Sec-WebSocket-Protocol")
+        if "Sec-WebSocket-Extensions" not in response.headers:
+            self.extensions = []
 
     def _choose_extensions(self, headers: Headers) -> str:
         """The header that answers the client's offers; empty for none."""
@@ -216,15 +243,10 @@ class ServerHandshake:
             why = "it is not among those of the option origins"
         raise reject(403, f"Origin {origin} is not allowed: {why}")
 
-    def _choose_subprotocol(self, request: Request) -> str | None:
-        offered = request.headers.get_tokens("Sec-WebSocket-Protocol")
-        if self._select_subprotocol is None:
-            # The server's order decides.
-            return next((name for name in self._subprotocols if name in offered), None)
-        chosen = self._select_subprotocol(request, offered)
-        if chosen is not None and chosen not in offered:
-            raise ValueError(f"select_subprotocol chose {chosen!r}, which was not offered")
-        return chosen
+    def choose_subprotocol(self, request: Request) -> str | None:
+        """The first of our subprotocols that the client offers, too."""
+        offered = offered_subprotocols(request)
+        return next((name for name in self._subprotocols if name in offered), None)
 
     def respond(self, response: Response) -> bytes:
         """The bytes of an answer; after any but 101 the connection is to be closed.
@@ -260,6 +282,11 @@ class ServerHandshake:
         if method != "HEAD":
             parts.append(http.send(h11.Data(data=response.body)))
         return b"".join(part or b"" for part in parts)
+
+
+def offered_subprotocols(request: Request) -> list[str]:
+    """What the client offers, the preferred first."""
+    return request.headers.get_tokens("Sec-WebSocket-Protocol")
 
 
 def _host_of(origin: str) -> str | None:

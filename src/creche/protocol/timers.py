@@ -79,6 +79,16 @@ class Timers:
             self.message_due,
         )
 
+    def set_keepalive(
+        self, now: float, ping_interval: float | None, ping_timeout: float | None
+    ) -> None:
+        """Ping otherwise from now on."""
+        self.ping_interval = NEVER if ping_interval is None else ping_interval
+        self.ping_timeout = NEVER if ping_timeout is None else ping_timeout
+        self.ping_due = max(self.last_received + self.ping_interval, now)
+        if self.pong_due != NEVER:
+            self.pong_due = now + self.ping_timeout
+
     def ping_sooner(self, part: float) -> None:
         """Let the first ping come sooner, by a part (0 to 1) of half the interval.
 
@@ -145,6 +155,10 @@ class Timers:
         self._stall_mark = delivered
         self._stall_since = now
         self.stall_due = now + self.stall_timeout / STALL_CHECKS
+
+    def output_taken(self) -> None:
+        """The peer's side has all of our bytes."""
+        self.stall_due = NEVER
 
     def close_within(self, seconds: float, now: float) -> None:
         """The connection must be over in so many seconds; a sooner deadline stays."""

@@ -34,11 +34,39 @@ class URI:
     authorization: str | None = None
 
     @property
+    def origin(self) -> tuple[bool, str, int]:
+        """What is one server to a client: scheme, host and port (RFC 6454 4)."""
+        return self.secure, self.host, self.port
+
+    @property
     def host_header(self) -> str:
         """The value of the Host header: without the port where that is the default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         default = _DEFAULT_PORTS["wss" if self.secure else "ws"]
         return host if self.port == default else f"{host}:{self.port}"
+
+
+def basic_authorization(user: str, password: str) -> str:
+    """The value of an Authorization header (RFC 7617 2), in UTF-8."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def encode_host(host: str) -> str:
+    """A host's name as the domain name system has it (RFC 3490).
+
+    Raises:
+        UnicodeError: it is no domain name.
+    """
+    return host.encode("ascii" if host.isascii() else "idna").decode()
+
+
+def is_unicode(text: str) -> bool:
+    """Whether it can be UTF-8: it has no lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def parse_uri(uri: str) -> URI:
@@ -52,6 +80,8 @@ def parse_uri(uri: str) -> URI:
         raise TypeError(f"uri must be a str, not {type(uri).__name__}")
     if any(c <= " " or c == "\x7f" for c in uri):
         raise InvalidURI(uri, "has a space or a control character")
+    if not is_unicode(uri):
+        raise InvalidURI(uri, "has a lone surrogate, which is no character")
     try:
         parts = urlsplit(uri)
         port = parts.port
@@ -64,7 +94,7 @@ def parse_uri(uri: str) -> URI:
     if not parts.hostname:
         raise InvalidURI(uri, "has no host")
     try:
-        host = parts.hostname.encode("ascii" if parts.hostname.isascii() else "idna").decode()
+        host = encode_host(parts.hostname)
     except UnicodeError:
         raise InvalidURI(uri, "has a host that is not a domain name") from None
     resource = quote(parts.path or "/", safe=_SAFE)
@@ -72,8 +102,10 @@ def parse_uri(uri: str) -> URI:
         resource += "?" + quote(parts.query, safe=_SAFE)
     authorization = None
     if parts.username is not None:
-        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        authorization = "Basic " + base64.b64encode(credentials.encode()).decode()
+        user = unquote(parts.username)
+        if ":" in user:
+            raise InvalidURI(uri, "has a user with a colon, which Basic authentication forbids")
+        authorization = basic_authorization(user, unquote(parts.password or ""))
     if port is None:
         port = _DEFAULT_PORTS[parts.scheme]
     return URI(parts.scheme == "wss", host, port, resource, authorization)

@@ -8,6 +8,8 @@ cdef class Receiver:
 
 cdef class Transport:
     cdef public bytearray outbox
+    cdef list _kept
+    cdef public Py_ssize_t kept_size
     cdef public long long bytes_sent
     cdef public bint closed
     cdef public bint calls_back
@@ -17,3 +19,9 @@ cdef class Transport:
 
     cpdef flush(self)
     cpdef write(self, data)
+    cpdef Py_ssize_t waiting(self) except -1
+    cdef _keep(self, data, Py_ssize_t start)
+    cdef _keep_view(self, view)
+    cpdef _front(self)
+    cpdef _taken(self, Py_ssize_t size)
+    cpdef _drop_output(self)

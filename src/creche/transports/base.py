@@ -71,8 +71,9 @@ class Transport:
     What raises NotImplementedError here is each transport's own.
 
     Attributes:
-        outbox: what is to be written. Append to its end and call `flush`; the transport takes
-            bytes off its front.
+        outbox: what is to be written, after the payloads that `write` has kept. Append to its end
+            and call `flush`; the transport takes bytes off its front.
+        kept_size: how many bytes of payloads `write` has kept.
         bytes_sent: how many bytes the layer below has taken since the beginning.
         closed: whether `close` or `abort` was called.
         calls_back: whether it reports what it reads outside of any task, and then `reading_done`.
@@ -80,6 +81,8 @@ class Transport:
 
     def __init__(self) -> None:
         self.outbox = bytearray()
+        self._kept: list[memoryview] = []  # what stands before the outbox
+        self.kept_size = 0
         self.bytes_sent = 0
         self.closed = False
         self.calls_back = False
@@ -116,10 +119,53 @@ class Transport:
         raise NotImplementedError
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """As if `data` were appended to the outbox and that flushed, without copying what the
-        layer below takes at once."""
-        self.outbox += data
+        """As if `data` were appended to the outbox and that flushed. What the layer below does not
+        take at once is not copied, either, if it is `bytes`: many transports may keep one object.
+        """
+        self._keep(data, 0)
         self.flush()
+
+    def waiting(self) -> int:
+        """How many bytes are to be written."""
+        return self.kept_size + len(self.outbox)
+
+    def payloads(self) -> list[bytes]:
+        """The objects that `write` was given of which some is to be written."""
+        return [view.obj for view in self._kept]  # type: ignore[misc]
+
+    def _keep(self, data: bytes | bytearray | memoryview, start: int) -> None:
+        """Have `data` from `start` on written after all that waits already."""
+        if self.outbox:
+            self._keep_view(memoryview(bytes(self.outbox)))
+            self.outbox.clear()
+        view = memoryview(data)[start:]
+        if view:
+            self._keep_view(view if type(data) is bytes else memoryview(bytes(view)))
+
+    def _keep_view(self, view: memoryview) -> None:
+        self._kept.append(view)
+        self.kept_size += len(view)
+
+    def _front(self) -> memoryview | bytearray:
+        """What is to be written first."""
+        return self._kept[0] if self._kept else self.outbox
+
+    def _taken(self, size: int) -> None:
+        """The layer below has taken so many bytes of the front."""
+        self.bytes_sent += size
+        if self._kept:
+            self.kept_size -= size
+            self._kept[0] = self._kept[0][size:]
+            if not self._kept[0]:
+                del self._kept[0]
+        else:
+            del self.outbox[:size]
+
+    def _drop_output(self) -> None:
+        """Nothing is to be written any more."""
+        self._kept.clear()
+        self.kept_size = 0
+        self.outbox.clear()
 
     def pause_reading(self) -> None:
         """Read nothing more until `resume_reading`. May be called twice."""
@@ -130,7 +176,7 @@ class Transport:
         raise NotImplementedError
 
     def send_eof(self) -> None:
-        """Shut down writing. The outbox is empty. Reading goes on."""
+        """Shut down writing. Nothing waits to be written. Reading goes on."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -152,6 +198,6 @@ class Transport:
     def _forget(self) -> None:
         """Let go of everything that leads back here."""
         self.closed = True
-        self.outbox.clear()
+        self._drop_output()
         self._receiver = NOBODY
         self._tasks = None

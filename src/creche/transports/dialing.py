@@ -10,9 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import anyio
+from anyio.streams.tls import TLSStream
 
+from creche.transports.base import Transport
 from creche.transports.callback_sockets import CallbackSocketTransport
 from creche.transports.sockets import SocketTransport, named_error, retry
+from creche.transports.streams import StreamTransport, TransportStream
 
 # The next address is tried after so long, or when the last one has failed (RFC 8305 5).
 ATTEMPT_DELAY = 0.25
@@ -153,6 +156,32 @@ async def open_transport(
     except BaseException:
         sock.close()
         raise
+
+
+async def add_tls(
+    transport: SocketTransport, context: ssl.SSLContext, *, server_hostname: str | None
+) -> Transport:
+    """A client's TLS over a transport that leads to a server already, through TLS perhaps.
+
+    The transport is closed if that fails or is cancelled.
+
+    Raises:
+        OSError: the TLS handshake failed (ssl.SSLError, ssl.SSLCertVerificationError).
+    """
+    sock = transport.detach()
+    if sock is not None:
+        return await open_transport(sock, context, server_hostname=server_hostname)
+    try:
+        stream = await TLSStream.wrap(
+            TransportStream(transport),
+            hostname=server_hostname,
+            ssl_context=context,
+            standard_compatible=False,
+        )
+    except BaseException:
+        transport.close()
+        raise
+    return StreamTransport(stream)
 
 
 def client_context() -> ssl.SSLContext:

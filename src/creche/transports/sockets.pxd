@@ -16,10 +16,9 @@ cdef class SocketTransport(Transport):
 
     @cython.locals(size=Py_ssize_t, limit=Py_ssize_t)
     cpdef bint _read_ready(self) except -1
-    @cython.locals(size=Py_ssize_t)
-    cdef _send_some(self)
-    cdef _sent(self, Py_ssize_t size)
+    @cython.locals(size=Py_ssize_t, whole=Py_ssize_t)
+    cdef bint _send_some(self) except -1
     cpdef flush(self)
-    @cython.locals(size=Py_ssize_t, waiting=Py_ssize_t)
+    @cython.locals(size=Py_ssize_t, before=Py_ssize_t)
     cpdef write(self, data)
     cpdef _write_ready(self)

@@ -6,8 +6,8 @@ A socket is tried first and waited for only when the kernel says no.
 What is peculiar about TLS (Python's ssl.SSLSocket over OpenSSL):
 
 - A write that the kernel refuses must be repeated with the very same bytes, and tells nothing of
-  its progress. So at most one record's worth is written per call, always from the outbox's front,
-  which only ever grows at its end meanwhile.
+  its progress. So at most one record's worth is written per call, always from the front of what
+  waits, which only ever grows at its end meanwhile.
 - Bytes that are already decrypted do not make the socket readable. So reading goes on until
   OpenSSL has nothing more, also after a pause. It reads one record at a time: `pending` tells.
 - Either direction may ask for the other (a key update, for example). A write that wants to read
@@ -132,6 +132,14 @@ class SocketTransport(Transport):
             except ssl.SSLWantReadError:
                 await anyio.wait_readable(self._sock)
 
+    def detach(self) -> socket.socket | None:
+        """Before `start`: the plain socket below, which is the caller's from now on; None if there
+        is TLS over it, and the transport stays as it was."""
+        if self._tls:
+            return None
+        self.closed = True
+        return self._sock
+
     # Reading
 
     def start(self, tasks: TaskStarter, receiver: Receiver) -> None:
@@ -180,7 +188,7 @@ class SocketTransport(Transport):
                 return False
             self._receiver.data_received(self._buffer, size)
             if self._tls:
-                if self.outbox and not self._writing:
+                if self.waiting() and not self._writing:
                     self.flush()
                 assert isinstance(self._sock, ssl.SSLSocket)
                 if size < TLS_RECORD and not self._sock.pending():
@@ -204,25 +212,24 @@ class SocketTransport(Transport):
 
     # Writing
 
-    def _send_some(self) -> None:
+    def _send_some(self) -> bool:
+        """Write from the front of what waits; returns whether all of that was taken."""
+        front = self._front()
+        whole = len(front)
         if self._tls:
-            with memoryview(self.outbox) as view, view[:TLS_RECORD] as record:
+            with memoryview(front) as view, view[:TLS_RECORD] as record:
                 size = self._sock.send(record)
         else:
-            size = self._sock.send(self.outbox)
-        self._sent(size)
-
-    def _sent(self, size: int) -> None:
-        self.bytes_sent += size
-        del self.outbox[:size]
+            size = self._sock.send(front)
+        self._taken(size)
+        return size == whole
 
     def flush(self) -> None:
         if self._writing or self._eof_sent or self.closed:
             return
         try:
-            while self.outbox:
-                self._send_some()
-                if self.outbox and not self._tls:
+            while self.waiting():
+                if not self._send_some() and not self._tls:
                     self._wait_writable()  # the kernel has no more room
                     break
         except ssl.SSLWantReadError:
@@ -233,8 +240,9 @@ class SocketTransport(Transport):
             self._write_error(exc)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        if self._tls or self._writing or self._eof_sent or self.closed or not _CAN_GATHER:
-            self.outbox += data
+        blocked = self._writing or bool(self._kept)
+        if self._tls or blocked or self._eof_sent or self.closed or not _CAN_GATHER:
+            self._keep(data, 0)
             self.flush()
             return
         try:
@@ -245,16 +253,16 @@ class SocketTransport(Transport):
         except OSError as exc:
             self._write_error(exc)
             return
-        waiting = len(self.outbox)
-        self._sent(size)
-        with memoryview(data)[max(size - waiting, 0) :] as rest:
-            self.outbox += rest
-        if self.outbox:
+        before = min(len(self.outbox), size)
+        self._taken(before)
+        self.bytes_sent += size - before
+        self._keep(data, size - before)
+        if self.waiting():
             self._wait_writable()
 
     def _write_error(self, exc: OSError) -> None:
         """Not a loss yet: the peer's close frame may be waiting to be read."""
-        self.outbox.clear()
+        self._drop_output()
         self._receiver.write_failed(exc)
 
     def _wait_writable(self) -> None:

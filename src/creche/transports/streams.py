@@ -11,8 +11,12 @@ from typing import Any, Protocol
 
 import anyio
 from anyio.abc import ByteStream
+from anyio.lowlevel import checkpoint
 
 from creche.transports.base import READ_SIZE, Receiver, TaskStarter, Transport
+
+# A stream that cannot be half closed is given so many seconds to close well.
+_CLOSE_SECONDS = 1.0
 
 # So many bytes are handed to the stream at once.
 _WRITE_SIZE = 2**16
@@ -72,10 +76,9 @@ class StreamTransport(Transport):
             raise as_os_error(exc) from exc
 
     async def _write_some(self) -> None:
-        data = bytes(self.outbox[:_WRITE_SIZE])
+        data = bytes(self._front()[:_WRITE_SIZE])
         await self._send(data)
-        del self.outbox[: len(data)]
-        self.bytes_sent += len(data)
+        self._taken(len(data))
 
     def start(self, tasks: TaskStarter, receiver: Receiver) -> None:
         self._tasks = tasks
@@ -108,12 +111,12 @@ class StreamTransport(Transport):
 
     async def _write_loop(self) -> None:
         while not self.closed:
-            if self.outbox:
+            if self.waiting():
                 try:
                     await self._write_some()
                 except Exception as exc:
                     self._write_broken = True
-                    self.outbox.clear()
+                    self._drop_output()
                     self._receiver.write_failed(as_os_error(exc))
                     return
                 self._receiver.output_left()
@@ -125,17 +128,22 @@ class StreamTransport(Transport):
                 await self._work.wait()
 
     async def _send_eof(self) -> None:
-        send_eof = getattr(self._stream, "send_eof", None)
-        if send_eof is not None:
-            try:
-                await send_eof()
-            except Exception:
-                pass
+        try:
+            await self._stream.send_eof()
+        except (AttributeError, NotImplementedError):
+            # It cannot be half closed, as TLS: then all of it, or the peer would wait for us.
+            with anyio.move_on_after(_CLOSE_SECONDS):
+                try:
+                    await self._stream.aclose()
+                except Exception:
+                    pass
+        except Exception:
+            pass
 
     def flush(self) -> None:
         if self._write_broken:
-            self.outbox.clear()
-        elif self.outbox:
+            self._drop_output()
+        elif self.waiting():
             self._work.set()
 
     def pause_reading(self) -> None:
@@ -165,6 +173,36 @@ class StreamTransport(Transport):
         if isinstance(self._stream, ByteStream):
             return self._stream.extra_attributes
         return {}
+
+
+class TransportStream(ByteStream):
+    """A transport that is not started, as a byte stream: for TLS inside of TLS."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._left = b""
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        data = self._left or await self._transport.receive()
+        if not data:
+            raise anyio.EndOfStream
+        self._left = data[max_bytes:]
+        return data[:max_bytes]
+
+    async def send(self, item: bytes) -> None:
+        self._transport.outbox += item
+        await self._transport.drain()
+
+    async def send_eof(self) -> None:
+        self._transport.send_eof()
+
+    async def aclose(self) -> None:
+        self._transport.close()
+        await checkpoint()
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        return self._transport.extra_attributes
 
 
 def as_os_error(exc: Exception) -> OSError:

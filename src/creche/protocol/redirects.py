@@ -1,0 +1,53 @@
+# cython: annotation_typing=False
+"""Where a redirecting server sends a client (RFC 9110 15.4)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from urllib.parse import urljoin, urlsplit
+
+from creche.protocol.exceptions import InvalidRedirect, InvalidURI
+from creche.protocol.headers import Headers, HeadersLike
+from creche.protocol.http import Response
+from creche.protocol.uri import URI, parse_uri
+
+_STATUSES = frozenset({301, 302, 303, 307, 308})
+
+# What only the origin may see that it was meant for.
+_CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization"})
+
+
+def redirected(base: URI, response: Response) -> URI | None:
+    """Where an answer sends who has asked for `base`; None if it is no redirect.
+
+    http and https mean ws and wss. A user and password go along within an origin only.
+
+    Raises:
+        InvalidRedirect: it leads nowhere, or from wss to ws.
+    """
+    if response.status not in _STATUSES or "Location" not in response.headers:
+        return None
+    location = response.headers["Location"]
+    scheme = "https" if base.secure else "http"
+    try:
+        # urljoin() knows of http that it has a path.
+        joined = urljoin(f"{scheme}://{base.host_header}{base.resource}", location)
+        parts = urlsplit(joined)
+        if parts.scheme in ("http", "https"):
+            parts = parts._replace(scheme="ws" + parts.scheme[4:])
+        target = parse_uri(parts._replace(fragment="").geturl())
+    except InvalidURI as exc:
+        raise InvalidRedirect(response, f"to a URI that {exc.why}") from None
+    except ValueError as exc:
+        raise InvalidRedirect(response, f"to what is not a URI: {exc}") from None
+    if base.secure and not target.secure:
+        raise InvalidRedirect(response, "from wss to ws")
+    if target.authorization is None and target.origin == base.origin:
+        target = replace(target, authorization=base.authorization)
+    return target
+
+
+def without_credentials(headers: HeadersLike | None) -> Headers:
+    """Header fields for another origin."""
+    fields = Headers(headers or ()).fields
+    return Headers([(name, value) for name, value in fields if name.lower() not in _CREDENTIALS])

@@ -1,0 +1,119 @@
+"""Connecting through a proxy: HTTP CONNECT, over TLS or not, and SOCKS by python-socks."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from importlib import import_module
+from typing import Any
+from urllib.request import getproxies, proxy_bypass
+
+from anyio.lowlevel import current_token
+
+from creche.protocol.exceptions import InvalidProxy, ProxyError
+from creche.protocol.proxies import ConnectHandshake, Proxy, parse_proxy
+from creche.protocol.uri import URI
+from creche.transports.dialing import client_context, dial_tcp, open_transport
+from creche.transports.sockets import SocketTransport
+
+# Where the environment (or the system's settings) names a proxy, by the URI's scheme: that for
+# WebSockets first, then SOCKS, which RFC 6455 4.1 prefers, then those for HTTP.
+_FROM_ENVIRONMENT = {
+    True: ("wss", "socks", "https", "all"),
+    False: ("ws", "socks", "https", "http", "all"),
+}
+
+_MISSING = "connecting through a SOCKS proxy needs python-socks: pip install creche[proxy]"
+
+
+def find_proxy(proxy: str | bool | None, target: URI) -> Proxy | None:
+    """The proxy that leads to a target, by the option `proxy`.
+
+    Raises:
+        InvalidProxy: its URI cannot be used.
+    """
+    if isinstance(proxy, str):
+        return parse_proxy(proxy)
+    if not proxy or proxy_bypass(f"{target.host}:{target.port}"):
+        return None
+    known = getproxies()
+    for name in _FROM_ENVIRONMENT[target.secure]:
+        uri = known.get(name)
+        if uri:
+            if "://" not in uri:
+                uri = f"http://{uri}"
+            # Systems name a SOCKS proxy as if it were one of HTTP.
+            if name == "socks" and uri.startswith("http://"):
+                uri = "socks5h" + uri[4:]
+            return parse_proxy(uri)
+    return None
+
+
+async def open_tunnel(
+    proxy: Proxy,
+    host: str,
+    port: int,
+    *,
+    local_address: str | None,
+    context: ssl.SSLContext | None,
+    server_hostname: str | None,
+    user_agent_header: str | None,
+) -> SocketTransport:
+    """A transport that leads to a host through a proxy.
+
+    Args:
+        proxy: the proxy.
+        host: the host.
+        port: its TCP port.
+        local_address: the address to connect from.
+        context: the TLS context for the proxy; None for one that verifies.
+        server_hostname: the name that the proxy's certificate must have; None for its host.
+        user_agent_header: what it is told of the client.
+
+    Raises:
+        ProxyError: the proxy refuses, fails, or needs what is not installed.
+        OSError: it cannot be reached.
+    """
+    if proxy.is_socks:
+        return await open_transport(await _dial_socks(proxy, host, port, local_address), None)
+    sock = await dial_tcp(proxy.host, proxy.port, local_address=local_address)
+    if proxy.scheme == "https":
+        name = server_hostname or proxy.host
+        transport = await open_transport(sock, context or client_context(), server_hostname=name)
+    else:
+        transport = await open_transport(sock, None)
+    try:
+        handshake = ConnectHandshake(proxy, host, port, user_agent_header=user_agent_header)
+        transport.outbox += handshake.request_bytes()
+        await transport.drain()
+        while not handshake.receive_data(await transport.receive()):
+            pass
+    except BaseException:
+        transport.close()
+        raise
+    return transport
+
+
+async def _dial_socks(
+    proxy: Proxy, host: str, port: int, local_address: str | None
+) -> socket.socket:
+    try:
+        import python_socks
+
+        on_asyncio = isinstance(current_token().native_token, asyncio.AbstractEventLoop)
+        backend = import_module("python_socks.async_." + ("asyncio" if on_asyncio else "trio"))
+    except ImportError:
+        raise InvalidProxy(_MISSING) from None
+    socks4 = proxy.scheme in ("socks4", "socks4a")
+    version = python_socks.ProxyType.SOCKS4 if socks4 else python_socks.ProxyType.SOCKS5
+    connector = backend.Proxy(
+        version, proxy.host, proxy.port, proxy.user, proxy.password, rdns=proxy.resolves
+    )
+    address = None if local_address is None else (local_address, 0)
+    try:
+        # `open_timeout` bounds it.
+        sock: Any = await connector.connect(host, port, timeout=10**6, local_addr=address)
+    except python_socks.ProxyError as exc:
+        raise ProxyError(f"the SOCKS proxy did not connect us: {exc}") from exc
+    return sock if isinstance(sock, socket.socket) else socket.socket(fileno=sock.detach())

@@ -1,0 +1,147 @@
+"""Routing: a handler for each path, by werkzeug (the extra `router`)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Unpack
+from urllib.parse import unquote, urlsplit
+
+import anyio
+from anyio.abc import TaskStatus
+
+from creche.options import ProcessRequest, ServerOptions
+from creche.protocol.http import Request, Response
+from creche.protocol.server_handshake import reject
+from creche.server import Server, serving
+from creche.websocket import WebSocket
+
+try:
+    from werkzeug.exceptions import HTTPException, NotFound
+    from werkzeug.routing import Map, MapAdapter, RequestRedirect, WebsocketMismatch
+except ImportError:
+    raise ImportError("creche.router needs werkzeug: pip install creche[router]") from None
+
+__all__ = ["Router", "route", "routing"]
+
+# Where the route stands in `request.state`.
+_STATE = "creche.route"
+
+
+class Router:
+    """Chooses a handler by a werkzeug Map whose endpoints are handlers.
+
+    A handler gets the WebSocket and the path's parameters: `handler(ws, **parameters)`. Rules need
+    no `websocket=True`. `serve(router.handler, ..., process_request=router.process_request)` is
+    what route() does; use that for other ways to serve.
+
+    Args:
+        url_map: the rules.
+        server_name: the server's host, with the port if there is one in URIs; None for what each
+            client asks for.
+        url_scheme: "ws" or "wss", for redirects.
+        process_request: a hook that is asked first, as in ServerOptions.
+    """
+
+    def __init__(
+        self,
+        url_map: Map,
+        *,
+        server_name: str | None = None,
+        url_scheme: str = "ws",
+        process_request: ProcessRequest | None = None,
+    ) -> None:
+        if not isinstance(url_map, Map):
+            raise TypeError(f"url_map must be a werkzeug Map, not {type(url_map).__name__}")
+        self._map = url_map
+        self._server_name = server_name
+        self._url_scheme = url_scheme
+        self._process_request = process_request
+
+    async def process_request(self, request: Request) -> Response | None:
+        """Find the route; else an answer: 404, or where werkzeug redirects to."""
+        if self._process_request is not None:
+            answer = self._process_request(request)
+            if inspect.isawaitable(answer):
+                answer = await answer
+            if answer is not None:
+                return answer
+        target = urlsplit(request.path)
+        adapter = self._map.bind(
+            self._server_name or request.headers["Host"],
+            path_info=unquote(target.path),
+            url_scheme=self._url_scheme,
+            query_args=target.query,
+        )
+        try:
+            request.state[_STATE] = self._match(adapter)
+        except RequestRedirect as redirect:
+            return Response(redirect.code, {"Location": redirect.new_url})
+        except HTTPException as exc:
+            return reject(exc.code or 404, exc.name).response
+        return None
+
+    @staticmethod
+    def _match(adapter: MapAdapter) -> object:
+        try:
+            return adapter.match(method="GET", websocket=True)
+        except (NotFound, WebsocketMismatch):
+            return adapter.match(method="GET", websocket=False)
+
+    async def handler(self, ws: WebSocket) -> None:
+        """Run the handler of the route."""
+        endpoint, parameters = ws.request.state[_STATE]
+        await endpoint(ws, **parameters)
+
+
+@asynccontextmanager
+async def routing(
+    url_map: Map,
+    host: str | None = None,
+    port: int = 0,
+    *,
+    server_name: str | None = None,
+    **options: Unpack[ServerOptions],
+) -> AsyncIterator[Server]:
+    """Serve a handler for each path while the body runs; otherwise as serving().
+
+    Args:
+        url_map: the rules; see Router.
+        host: as for serving().
+        port: as for serving().
+        server_name: see Router.
+        options: see ServerOptions.
+    """
+    router = Router(
+        url_map,
+        server_name=server_name,
+        url_scheme="ws" if options.get("ssl") is None else "wss",
+        process_request=options.get("process_request"),
+    )
+    options["process_request"] = router.process_request
+    async with serving(router.handler, host, port, **options) as server:
+        yield server
+
+
+async def route(
+    url_map: Map,
+    host: str | None = None,
+    port: int = 0,
+    *,
+    server_name: str | None = None,
+    task_status: TaskStatus[Server] = anyio.TASK_STATUS_IGNORED,
+    **options: Unpack[ServerOptions],
+) -> None:
+    """Serve a handler for each path until cancelled or shut down; otherwise as serve().
+
+    Args:
+        url_map: the rules; see Router.
+        host: as for serve().
+        port: as for serve().
+        server_name: see Router.
+        options: see ServerOptions.
+    """
+    async with routing(url_map, host, port, server_name=server_name, **options) as server:
+        task_status.started(server)
+        await server.wait_stopped()

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import pytest
+
+from creche.protocol.exceptions import InvalidProxy, InvalidProxyStatus, ProxyError
+from creche.protocol.proxies import ConnectHandshake, Proxy, parse_proxy
+from creche.protocol.uri import basic_authorization
+
+
+@pytest.mark.parametrize(
+    ("uri", "proxy"),
+    [
+        ("http://proxy.example", Proxy("http", "proxy.example", 80)),
+        ("https://proxy.example/", Proxy("https", "proxy.example", 443)),
+        ("http://[::1]:3128", Proxy("http", "::1", 3128)),
+        ("socks5h://proxy.example", Proxy("socks5h", "proxy.example", 1080)),
+        ("socks5://proxy.example", Proxy("socks5", "proxy.example", 1080)),
+        ("socks4://user@proxy.example", Proxy("socks4", "proxy.example", 1080, "user")),
+        ("socks4a://proxy.example:9050", Proxy("socks4a", "proxy.example", 9050)),
+        (
+            "http://us%20er:p%3Aw%40@proxy.example",
+            Proxy("http", "proxy.example", 80, "us er", "p:w@"),
+        ),
+        ("http://%C3%A9:%E2%82%AC@proxy.example", Proxy("http", "proxy.example", 80, "é", "€")),
+        ("socks5://a%3Ab:c@proxy.example", Proxy("socks5", "proxy.example", 1080, "a:b", "c")),
+    ],
+)
+def test_the_uri_of_a_proxy_is_taken_apart(uri: str, proxy: Proxy) -> None:
+    assert parse_proxy(uri) == proxy
+
+
+NO_PATH = "the URI of the proxy must have no path, query or fragment"
+TOO_LONG = "the user or the password of the proxy is too long for SOCKS"
+
+
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        ("ftp://proxy.example", "must begin with"),
+        ("proxy.example:3128", "must begin with"),
+        ("http://", "the URI of the proxy has no host"),
+        ("http://\udc80@host/", "the URI of the proxy has a lone surrogate, which is no character"),
+        ("http://" + "ü" * 70 + "/", "the URI of the proxy has a host that is not a domain name"),
+        ("http://proxy.example/path", NO_PATH),
+        ("http://proxy.example/?query", NO_PATH),
+        ("http://proxy.example:port", "cannot be parsed"),
+        ("http://[::1", "cannot be parsed"),
+        ("http://a%3Ab:c@proxy.example", "the user of the proxy has a colon, which HTTP forbids"),
+        (f"socks5://{'u' * 256}:secret@proxy.example", TOO_LONG),
+        (f"socks5h://user:{'secret' * 50}@proxy.example", TOO_LONG),
+        (
+            "socks5://%C3%A9:secret@proxy.example",
+            "the user and the password of a SOCKS proxy must be ASCII",
+        ),
+        (
+            "socks4://user:%C3%A9@proxy.example",
+            "the user and the password of a SOCKS proxy must be ASCII",
+        ),
+    ],
+)
+def test_a_uri_that_is_of_no_proxy(uri: str, why: str) -> None:
+    with pytest.raises(InvalidProxy, match=why) as caught:
+        parse_proxy(uri)
+    assert str(caught.value) == why or why in ("cannot be parsed", "must begin with")
+    assert isinstance(caught.value, ValueError)
+    assert "secret" not in str(caught.value)
+
+
+def test_credentials_are_not_shown() -> None:
+    assert "secret" not in repr(parse_proxy("http://user:secret@proxy.example"))
+
+
+def test_who_looks_names_up() -> None:
+    resolving = {
+        scheme
+        for scheme in ("http", "socks4", "socks4a", "socks5", "socks5h")
+        if parse_proxy(f"{scheme}://proxy.example").resolves
+    }
+    assert resolving == {"http", "socks4a", "socks5h"}
+
+
+def ask(host: str = "server.example", uri: str = "http://proxy.example") -> ConnectHandshake:
+    handshake = ConnectHandshake(parse_proxy(uri), host, 443, user_agent_header="agent")
+    handshake.request_bytes()
+    return handshake
+
+
+def test_the_request_for_a_tunnel() -> None:
+    proxy = parse_proxy("http://%C3%A9:p%3Aw@proxy.example")
+    request = ConnectHandshake(proxy, "::1", 80, user_agent_header="agent").request_bytes()
+    assert (
+        request
+        == (
+            "CONNECT [::1]:80 HTTP/1.1\r\nHost: [::1]:80\r\n"
+            f"Proxy-Authorization: {basic_authorization('é', 'p:w')}\r\nUser-Agent: agent\r\n\r\n"
+        ).encode()
+    )
+    plain = ConnectHandshake(parse_proxy("http://proxy.example"), "server.example", 443)
+    assert plain.request_bytes() == (
+        b"CONNECT server.example:443 HTTP/1.1\r\nHost: server.example:443\r\n\r\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.0 204 Go\r\nVia: x\r\n\r\n"]
+)
+def test_a_tunnel_opens_with_the_last_byte_of_the_answer(answer: bytes) -> None:
+    handshake = ask()
+    for i in range(len(answer) - 1):
+        assert not handshake.receive_data(answer[i : i + 1])
+    assert handshake.receive_data(answer[-1:])
+
+
+def test_a_proxy_that_refuses() -> None:
+    with pytest.raises(InvalidProxyStatus, match="407 Proxy Authentication Required") as caught:
+        ask().receive_data(b"HTTP/1.1 407 Who?\r\nProxy-Authenticate: Basic\r\n\r\n")
+    assert caught.value.response.headers["Proxy-Authenticate"] == "Basic"
+    with pytest.raises(InvalidProxyStatus, match="300 Multiple Choices"):
+        ask().receive_data(b"HTTP/1.1 300 Which?\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (b"", "closed the connection before it answered"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "not HTTP/1.1"),
+        (b"\x05\xff" * 10_000, "more than 16384 bytes"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", "interim answer"),
+        (b"HTTP/1.1 200 OK\r\n\r\nhello", "more than its answer"),
+        (b"HTTP/1.1 200 OK\r\nX: \x01\r\n\r\n", "cannot be used|not HTTP"),
+        (b"HTTP/1.1 999 What\r\n\r\n", "cannot be used"),
+    ],
+)
+def test_a_proxy_that_answers_garbage(answer: bytes, why: str) -> None:
+    with pytest.raises(ProxyError, match=why):
+        ask().receive_data(answer)
