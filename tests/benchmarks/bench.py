@@ -1,8 +1,8 @@
-"""Servers of creche and of its peers, timed in one run: `nox -s bench`.
+"""Servers and clients of creche and of its peers, timed in one run: `nox -s bench`.
 
-A server runs in a process of its own on one core, its clients on another. What is counted is the
-CPU time of the server for each message. Rounds are interleaved, since the machine may be busy with
-other things, too: compare within one run only.
+A server runs in a process of its own on one core, its clients on another; or a client, and its
+server. What is counted is the CPU time of that process for each message. Rounds are interleaved,
+since the machine may be busy with other things, too: compare within one run only.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import socket
 import statistics
 import subprocess
 import sys
@@ -22,21 +23,40 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trustme
 
 from chart import bar_chart
+from clients import CLIENTS
 from creche.protocol import COMPILED
-from scenarios import SCENARIOS, Scenario, Target
+from creche.protocol.frames import TEXT
+from scenarios import (
+    RSV1,
+    SCENARIOS,
+    ClientTarget,
+    Scenario,
+    Target,
+    deflated,
+)
 from servers import SERVERS
-from support import pin, raise_descriptor_limit, resident_memory
+from support import REQUEST, pin, raise_descriptor_limit, resident_memory
 
 HERE = Path(__file__).parent
 PEERS = ("picows", "websockets", "aiohttp", "trio-websocket")
 PACKAGES = ("creche", *PEERS, "anyio", "trio", "uvloop")
 IDLE = 3000
+
+OFFER = b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+
+# What an idle connection has behind it.
+MEMORY: dict[str, dict[str, Any]] = {
+    "idle connection": {},
+    "TLS": {"count": 1000},
+    "after a compressed message": {"count": 1000, "compressing": True},
+}
 
 Row = tuple[str, str]  # a server and its loop
 
@@ -49,7 +69,7 @@ def cpu_seconds(pid: int) -> float:
 
 @dataclass
 class Running:
-    """A server process, and what its clients need."""
+    """A process that is timed, and what its other side needs."""
 
     pid: int
     target: Target
@@ -60,13 +80,12 @@ class Missing(Exception):
 
 
 @contextmanager
-def running(row: Row, tls: tuple[str, Any] | None = None) -> Iterator[Running]:
-    """A server, pinned to the first core."""
-    command = [sys.executable, str(HERE / "servers.py"), *row, *([tls[0]] if tls else [])]
+def process_of(*command: object) -> Iterator[subprocess.Popen[str]]:
+    """A Python process, pinned to the first core."""
     # A file, not a pipe: some servers log each client that goes, and would wait for a reader.
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
-            command,
+            [sys.executable, *map(str, command)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -74,18 +93,43 @@ def running(row: Row, tls: tuple[str, Any] | None = None) -> Iterator[Running]:
             env={**os.environ, "PYTHONPATH": str(HERE.parent)},
         )
         pin(0, process.pid)
-        assert process.stdin is not None
-        assert process.stdout is not None
         try:
-            port = process.stdout.readline()
-            if not port:
-                log.seek(0)
-                raise Missing(log.read().strip().rpartition("\n")[2])
-            target = Target(int(port), raw=row[0] == "TCP echo", tls=tls[1] if tls else None)
-            yield Running(process.pid, target)
+            yield process
+        except Missing:
+            log.seek(0)
+            raise Missing(log.read().strip().rpartition("\n")[2]) from None
         finally:
             process.kill()
             process.communicate()
+
+
+@contextmanager
+def running(row: Row, tls: tuple[str, Any] | None = None) -> Iterator[Running]:
+    """A server."""
+    with process_of(HERE / "servers.py", *row, *([tls[0]] if tls else [])) as process:
+        assert process.stdout is not None
+        port = process.stdout.readline()
+        if not port:
+            raise Missing
+        target = Target(int(port), raw=row[0] == "TCP echo", tls=tls[1] if tls else None)
+        yield Running(process.pid, target)
+
+
+@contextmanager
+def running_client(row: Row) -> Iterator[Running]:
+    """A client, and where it connects to."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        listener.settimeout(10)
+        port = listener.getsockname()[1]
+        with process_of(HERE / "clients.py", *row, port) as process:
+            assert process.stdin is not None
+            ask = partial(print, file=process.stdin, flush=True)
+            target = ClientTarget(listener, ask)
+            try:
+                target.connect().close()
+            except OSError:
+                raise Missing from None
+            yield Running(process.pid, target)
 
 
 @dataclass
@@ -94,7 +138,7 @@ class Cell:
 
     cpu: list[float] = field(default_factory=list)  # µs for a message
     rate: list[float] = field(default_factory=list)  # messages a second
-    delays: list[float] = field(default_factory=list)  # seconds, of all rounds
+    delays: list[list[float]] = field(default_factory=list)  # seconds, of each round
 
     def __str__(self) -> str:
         low, middle, high = (
@@ -124,7 +168,7 @@ def measure(server: Running, scenario: Scenario, seconds: float, cell: Cell) -> 
         cell.cpu.append((cpu_seconds(server.pid) - cpu) / messages * 1e6)
         cell.rate.append(messages / elapsed)
         if scenario.delays:
-            cell.delays += target.delays
+            cell.delays.append(list(target.delays))
         target.delays.clear()
 
 
@@ -146,9 +190,13 @@ def time_all(rows: Sequence[Row], names: Sequence[str], rounds: int, seconds: fl
                 for row in rows:
                     if row in missing or (row[0] == "TCP echo" and not scenario.raw):
                         continue
+                    if scenario.client and row not in CLIENTS:
+                        continue
                     try:
                         servers[row] = stack.enter_context(
-                            running(row, tls if scenario.tls else None)
+                            running_client(row)
+                            if scenario.client
+                            else running(row, tls if scenario.tls else None)
                         )
                     except Missing as exc:
                         progress(f"{row[0]} on {row[1]} is left out: {exc}")
@@ -177,14 +225,33 @@ def certificate(directory: Path) -> tuple[str, Any]:
     return str(file), context
 
 
-def idle_memory(row: Row, count: int = IDLE) -> float:
-    """KiB for an idle connection, keepalive on."""
-    with running(row) as server, ExitStack() as stack:
+def idle_memory(
+    row: Row, *, tls: tuple[str, Any] | None = None, compressing: bool = False, count: int = IDLE
+) -> float:
+    """KiB for an idle connection, keepalive on; after a compressed message of each side, perhaps.
+
+    Raises:
+        OSError: the server does not compress.
+    """
+
+    def connect() -> socket.socket:
+        if not compressing:
+            return server.target.connect()
+        sock = server.target.connect(
+            REQUEST[:-2] + b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+        )
+        sock.sendall(server.target.frame(deflated(b"compressed " * 100), TEXT | RSV1))
+        answer = sock.recv(4096)
+        if not (answer and answer[0] & RSV1):
+            raise ConnectionError("the server does not compress")
+        return sock
+
+    with running(row, tls) as server, ExitStack() as stack:
         for _ in range(100):
-            stack.enter_context(server.target.connect())
+            stack.enter_context(connect())
         before = resident_memory(server.pid)
         for _ in range(count):
-            stack.enter_context(server.target.connect())
+            stack.enter_context(connect())
         time.sleep(0.5)  # until the last has been served
         return (resident_memory(server.pid) - before) / count * 1024
 
@@ -204,8 +271,15 @@ def import_time(module: str) -> float:
 # The report
 
 
-def percentile(values: Sequence[float], per_cent: int) -> float:
-    return statistics.quantiles(values, n=100, method="inclusive")[per_cent - 1]
+def percentile(rounds: Sequence[Sequence[float]], per_cent: int) -> float:
+    """The median of the rounds' percentiles.
+
+    Whatever else runs on the server's core stops it for milliseconds now and then. That is in one
+    round or another; of all rounds together it would be the 99th percentile.
+    """
+    return statistics.median(
+        statistics.quantiles(values, n=100, method="inclusive")[per_cent - 1] for values in rounds
+    )
 
 
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -228,7 +302,7 @@ def versions() -> str:
 
 
 def cpu_report(table: Table, rows: Sequence[Row]) -> str:
-    """CPU time of the server for each message, in µs."""
+    """CPU time for each message, in µs."""
     lines = [
         [
             f"{name} ({loop})",
@@ -241,7 +315,7 @@ def cpu_report(table: Table, rows: Sequence[Row]) -> str:
 
 
 def delay_report(table: Table, rows: Sequence[Row]) -> str:
-    """Delays in µs: the 50th and the 99th percentile."""
+    """Delays in µs: the 50th and the 99th percentile of a round."""
     names = [name for name in table if SCENARIOS[name].delays]
     lines = []
     for row in rows:
@@ -253,7 +327,7 @@ def delay_report(table: Table, rows: Sequence[Row]) -> str:
                     *(
                         f"{percentile(cell.delays, 50) * 1e6:.0f}, "
                         f"{percentile(cell.delays, 99) * 1e6:.0f}"
-                        if cell is not None and len(cell.delays) > 1
+                        if cell is not None and cell.delays
                         else ""
                         for cell in cells
                     ),
@@ -271,7 +345,7 @@ def chart(table: Table) -> str:
         for scenario, cells in table.items()
         if cells
     }
-    return bar_chart(panels, "CPU time of the server for each message, in µs; shorter is better")
+    return bar_chart(panels, "CPU time for each message, in µs; shorter is better")
 
 
 # Whom each row of creche is compared with; of several, with the best.
@@ -329,37 +403,46 @@ def main() -> None:
     table = time_all(rows, given.only or list(SCENARIOS), given.rounds, given.seconds)
     parts = [
         f"{versions()}. {given.rounds} rounds of {given.seconds:g} s.\n",
-        "CPU time of the server for each message in µs, median and half of the interquartile "
-        "range:\n",
+        "CPU time for each message in µs, median and half of the interquartile range:\n",
         cpu_report(table, rows),
         "The same as ratios:\n",
         ratio_report(table),
     ]
     if delays := delay_report(table, rows):
-        parts += ["Delay of an echo in µs, 50th and 99th percentile:\n", delays]
+        parts += [
+            "Delay of an echo in µs, 50th and 99th percentile, medians of the rounds:\n",
+            delays,
+        ]
+    print("\n".join(parts), flush=True)
     if given.memory:
-        parts += ["Memory of an idle connection and time of the import:\n", memory_report(rows)]
-    text = "\n".join(parts)
-    print(text)
+        memory = ["Memory of an idle connection and time of the import:\n", memory_report(rows)]
+        print("\n".join(memory))
+        parts += memory
     if given.write:
-        given.write.write_text(text)
+        given.write.write_text("\n".join(parts))
         given.write.with_suffix(".svg").write_text(chart(table))
 
 
 def memory_report(rows: Sequence[Row]) -> str:
     lines = []
-    for row in rows:
-        name, loop = row
-        progress(f"memory: {name} on {loop}")
-        try:
-            memory = f"{idle_memory(row):.1f} KiB"
-        except (Missing, OSError) as exc:
-            progress(f"failed: {exc}")
-            continue
-        module = name.replace("-", "_").replace("TCP echo", "asyncio")
-        spent = f"{import_time(module):.0f} ms" if importlib.util.find_spec(module) else ""
-        lines.append([f"{name} ({loop})", memory, spent])
-    return markdown(["server", "idle connection", "import"], lines)
+    with tempfile.TemporaryDirectory() as directory:
+        tls = certificate(Path(directory))
+        for row in rows:
+            name, loop = row
+            cells = []
+            for title, options in MEMORY.items():
+                progress(f"memory, {title}: {name} on {loop}")
+                try:
+                    memory = idle_memory(row, tls=tls if title == "TLS" else None, **options)
+                    cells.append(f"{memory:.1f} KiB")
+                except (Missing, OSError) as exc:
+                    progress(f"failed: {exc}")
+                    cells.append("")
+            module = name.replace("-", "_").replace("TCP echo", "asyncio")
+            spent = f"{import_time(module):.0f} ms" if importlib.util.find_spec(module) else ""
+            if any(cells):
+                lines.append([f"{name} ({loop})", *cells, spent])
+    return markdown(["server", *MEMORY, "import"], lines)
 
 
 if __name__ == "__main__":

@@ -1,44 +1,43 @@
-"""What clients do to a server while its CPU time is counted.
+"""What is done to a server or a client while its CPU time is counted.
 
-The load is plain sockets and frames that were built before, so that the server is what is timed.
+The load is plain sockets and frames that were built before, so that only the other side is timed.
 A scenario is a context manager: it opens its connections and gives a function that loads the server
 for so many seconds and returns how many messages that were.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import select
 import socket
 import ssl
 import struct
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 from creche.protocol.frames import BINARY, TEXT, append_frame
+from creche.protocol.handshake import accept_key
 from servers import CAST, FEED, FEED_MESSAGES, MESSAGE
 from support import REQUEST, connect_socket, open_socket
 
+ANSWER = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: %b\r\n\r\n"
+)
+OFFER = (
+    b"Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; "
+    b"client_no_context_takeover\r\n\r\n"
+)
+RSV1 = 0x40
 KEY = b"\x11\x22\x33\x44"
 SMALL = 128
 
 Load = Callable[[float], int]
-
-
-def frame(payload: bytes, opcode: int = BINARY) -> bytes:
-    """As a client sends it."""
-    out = bytearray()
-    append_frame(out, opcode, payload, KEY)
-    return bytes(out)
-
-
-def reply_size(payload: bytes) -> int:
-    """Of the frame in which a server sends it."""
-    out = bytearray()
-    append_frame(out, BINARY, payload)
-    return len(out)
 
 
 @dataclass
@@ -57,16 +56,59 @@ class Target:
     tls: ssl.SSLContext | None = None
     delays: list[float] = field(default_factory=list)
 
-    def connect(self) -> socket.socket:
+    def connect(self, request: bytes = REQUEST) -> socket.socket:
+        """A connection, open for messages."""
         if self.raw:
             sock = connect_socket(self.port, self.tls)
         else:
-            sock = open_socket(self.port, tls=self.tls)
+            sock = open_socket(self.port, tls=self.tls, request=request)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
 
+    def frame(self, payload: bytes, opcode: int = BINARY) -> bytes:
+        """What the load sends: with a mask."""
+        out = bytearray()
+        append_frame(out, opcode, payload, KEY)
+        return bytes(out)
+
     def reply_size(self, payload: bytes) -> int:
-        return len(frame(payload)) if self.raw else reply_size(payload)
+        """The bytes of the answer: without a mask, but for an echo of bytes."""
+        return len(self.frame(payload)) - (0 if self.raw else len(KEY))
+
+
+class ClientTarget(Target):
+    """A client under load: it is told to connect to us, and has the mask.
+
+    Args:
+        listener: where it connects to.
+        ask: tells it to connect once more.
+    """
+
+    def __init__(self, listener: socket.socket, ask: Callable[[], object]) -> None:
+        super().__init__(listener.getsockname()[1])
+        self._listener = listener
+        self._ask = ask
+
+    def connect(self, request: bytes = b"") -> socket.socket:
+        self._ask()
+        sock, _ = self._listener.accept()
+        sock.settimeout(30)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += sock.recv(4096)
+        key = re.search(rb"(?i)\r\nsec-websocket-key: *(\S+)", head)
+        assert key is not None
+        sock.sendall(ANSWER % accept_key(key[1].decode()).encode())
+        return sock
+
+    def frame(self, payload: bytes, opcode: int = BINARY) -> bytes:
+        out = bytearray()
+        append_frame(out, opcode, payload)
+        return bytes(out)
+
+    def reply_size(self, payload: bytes) -> int:
+        return len(self.frame(payload)) + len(KEY)
 
 
 def read(sock: socket.socket, size: int, buffer: bytearray) -> None:
@@ -83,31 +125,36 @@ def ping_pong(
 ) -> Iterator[Load]:
     """Send `times` messages in one write, wait for all echoes, and again."""
     payload = b"x" * size
-    data = frame(payload, opcode) * times
+    data = target.frame(payload, opcode) * times
     expected = target.reply_size(payload) * times
-    buffer = bytearray(2**18)
     with target.connect() as sock:
+        yield exchange(target, sock, data, expected, times)
 
-        def load(seconds: float) -> int:
-            rounds = 0
-            now = time.perf_counter()
-            end = now + seconds
-            while now < end:
-                sock.sendall(data)
-                read(sock, expected, buffer)
-                before, now = now, time.perf_counter()
-                target.delays.append(now - before)
-                rounds += 1
-            return rounds * times
 
-        yield load
+def exchange(target: Target, sock: socket.socket, data: bytes, expected: int, times: int) -> Load:
+    """Send what holds so many messages, wait for so many bytes, and again."""
+    buffer = bytearray(2**18)
+
+    def load(seconds: float) -> int:
+        rounds = 0
+        now = time.perf_counter()
+        end = now + seconds
+        while now < end:
+            sock.sendall(data)
+            read(sock, expected, buffer)
+            before, now = now, time.perf_counter()
+            target.delays.append(now - before)
+            rounds += 1
+        return rounds * times
+
+    return load
 
 
 @contextmanager
 def feed(target: Target) -> Iterator[Load]:
     """Ask for many messages, which the server sends in a loop."""
-    data = frame(FEED)
-    expected = FEED_MESSAGES * reply_size(MESSAGE)
+    data = target.frame(FEED)
+    expected = FEED_MESSAGES * target.reply_size(MESSAGE)
     buffer = bytearray(2**18)
     with target.connect() as sock:
 
@@ -155,7 +202,7 @@ class Crowd:
 def many(target: Target, *, connections: int = 100, idle: int = 0) -> Iterator[Load]:
     """Ping-pong on many connections at a time, beside some that are idle."""
     payload = b"x" * SMALL
-    data = frame(payload)
+    data = target.frame(payload)
     expected = target.reply_size(payload)
     with ExitStack() as stack:
         for _ in range(idle):
@@ -187,15 +234,15 @@ def many(target: Target, *, connections: int = 100, idle: int = 0) -> Iterator[L
 @contextmanager
 def cast(target: Target, *, connections: int = 200) -> Iterator[Load]:
     """Ask for a message to all; each delivery is counted."""
-    data = frame(CAST)
-    expected = reply_size(MESSAGE)
+    data = target.frame(CAST)
+    expected = target.reply_size(MESSAGE)
     with ExitStack() as stack:
         crowd = Crowd(stack, target, connections)
         first = next(iter(crowd.sockets.values()))
         for sock in crowd.sockets.values():
             # An echo tells that the handler runs; a server knows of its connection only then.
-            sock.sendall(frame(b"x"))
-            read(sock, reply_size(b"x"), crowd.buffer)
+            sock.sendall(target.frame(b"x"))
+            read(sock, target.reply_size(b"x"), crowd.buffer)
 
         def load(seconds: float) -> int:
             messages = 0
@@ -209,6 +256,30 @@ def cast(target: Target, *, connections: int = 200) -> Iterator[Load]:
             return messages
 
         yield load
+
+
+def deflated(payload: bytes) -> bytes:
+    """As permessage-deflate has it, without context takeover (RFC 7692 7.2.1)."""
+    compressor = zlib.compressobj(wbits=-15)
+    return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+@contextmanager
+def compressed(target: Target) -> Iterator[Load]:
+    """Ping-pong of 4 KiB of JSON, compressed by both sides."""
+    rows = [{"id": n, "name": f"item {n * 7919 % 1000}", "price": n / 8} for n in range(90)]
+    payload = json.dumps(rows).encode()[:4096]
+    data = target.frame(deflated(payload), TEXT | RSV1)
+    buffer = bytearray(2**16)
+    with target.connect(REQUEST[:-2] + OFFER) as sock:
+        sock.settimeout(2)
+        sock.sendall(data)
+        expected = sock.recv_into(buffer)
+        if not (expected and buffer[0] & RSV1):
+            raise ConnectionError("the server does not compress")
+        # Without context takeover every answer is the same.
+        assert expected == 4 + int.from_bytes(buffer[2:4])
+        yield exchange(target, sock, data, expected, 1)
 
 
 @contextmanager
@@ -236,7 +307,7 @@ def handshake(target: Target) -> Iterator[Load]:
 def paced(target: Target, *, connections: int = 100, interval: float = 0.1) -> Iterator[Load]:
     """Messages at a steady pace on many connections, each every `interval` seconds."""
     payload = b"x" * SMALL
-    data = frame(payload)
+    data = target.frame(payload)
     expected = target.reply_size(payload)
     with ExitStack() as stack:
         crowd = Crowd(stack, target, connections)
@@ -273,12 +344,14 @@ class Scenario:
         open: the context manager.
         raw: whether an echo of bytes can take part.
         tls: whether over TLS.
+        client: whether it is clients that are timed.
         delays: whether delays are of interest, too.
     """
 
     open: Callable[[Target], object]
     raw: bool = True
     tls: bool = False
+    client: bool = False
     delays: bool = False
 
 
@@ -295,9 +368,15 @@ SCENARIOS: dict[str, Scenario] = {
     "paced": Scenario(paced, delays=True),
     "2,000 connections": Scenario(partial(many, connections=2000)),
     "100 beside 10,000 idle": Scenario(partial(many, idle=10_000)),
+    "permessage-deflate": Scenario(compressed, raw=False),
     "TLS ping-pong 128 B": Scenario(ping_pong, tls=True),
     "TLS feed": Scenario(feed, raw=False, tls=True),
     "TLS 100 connections": Scenario(many, tls=True),
     "TLS 64 KiB": Scenario(partial(ping_pong, size=2**16), tls=True),
     "TLS handshake": Scenario(handshake, raw=False, tls=True),
+    "client ping-pong 128 B": Scenario(ping_pong, client=True),
+    "client burst": Scenario(partial(ping_pong, times=64), client=True),
+    "client feed": Scenario(feed, client=True),
+    "client 64 KiB": Scenario(partial(ping_pong, size=2**16), client=True),
+    "client 100 connections": Scenario(many, client=True),
 }

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import anyio
+
 MESSAGE = b"x" * 128
 FEED = b"feed"
 FEED_MESSAGES = 256
@@ -250,8 +252,6 @@ SERVERS: dict[tuple[str, str], Server] = {
 
 
 def main() -> None:
-    import anyio
-
     name, loop = sys.argv[1:3]
     tls: TLS = None
     if len(sys.argv) > 3:
@@ -265,9 +265,14 @@ def main() -> None:
     async def run() -> None:
         await SERVERS[name, loop](tls, ready)
 
+    run_on(loop, run)
+
+
+def run_on(loop: str, function: Callable[..., Awaitable[None]], *args: Any) -> None:
+    """anyio.run() on "asyncio", "uvloop" or "trio"."""
     options = {"use_uvloop": True} if loop == "uvloop" else {}
     backend = "trio" if loop == "trio" else "asyncio"
-    anyio.run(run, backend=backend, backend_options=options)
+    anyio.run(function, *args, backend=backend, backend_options=options)
 
 
 if __name__ == "__main__":
