@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
+from pathlib import Path
 
 import nox
 
@@ -18,12 +20,21 @@ nox.options.reuse_existing_virtualenvs = True
 
 PYTHONS = ["3.11", "3.12", "3.13"]
 OLDEST, NEWEST = PYTHONS[0], PYTHONS[-1]
+# Each Python is tested, and each build on two of them; with arguments both builds on each.
+COMPILED_ON, PURE_ON = (OLDEST, NEWEST), PYTHONS[:-1]
 # What `nox` runs; the others are asked for by name, since they take long or measure.
-nox.options.sessions = ["tests", "docs", "without_compiler", "lint", "types"]
+nox.options.sessions = [
+    *("tests", "autobahn", "interop", "fuzz", "docs", "without_compiler", "lint", "types")
+]
 SWEEP = (
     "tests/hostile/test_cancellation.py::"
     "test_whatever_is_cancelled_wherever_nothing_is_torn_lost_or_left"
 )
+# Of the Autobahn test suite; it runs on Python 2.7 only.
+WSTEST = "autobahntestsuite==25.10.1"
+# Where this run of nox has built a wheel, by the version of Python and the compiler's flags.
+WHEELS: dict[tuple[str, str], str] = {}
+OWN_SESSIONS = ("--ignore", "tests/docs", "--ignore", "tests/interop")
 WITHOUT_HOSTILE = ("--ignore", "tests/hostile")
 PROJECT = nox.project.load_toml("pyproject.toml")
 
@@ -35,11 +46,15 @@ def install_group(session: nox.Session, group: str) -> None:
 def has_compiler() -> bool:
     """Whether there is a C compiler where setuptools will look for it."""
     command = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    return runs(*shlex.split(command), "--version")
+
+
+def runs(*command: str) -> bool:
+    """Whether a program is there and succeeds."""
     try:
-        probe = subprocess.run([*shlex.split(command), "--version"], capture_output=True)
+        return subprocess.run(command, capture_output=True).returncode == 0
     except OSError:
         return False
-    return probe.returncode == 0
 
 
 @nox.session(python=PYTHONS)
@@ -49,25 +64,35 @@ def tests(session: nox.Session) -> None:
     The compiled build is a wheel that was built from the sdist, the pure one is editable. The
     tests of hostile peers take long: they run compiled on the oldest and the newest Python, and
     pure on the oldest, there without the cancellation sweep, which covers nothing that the others
-    do not. Those of the documentation are another session's.
+    do not. Those of the documentation and of interoperation have sessions of their own.
     """
     install_group(session, "test")
     session.install("anyio>=4.16", "h11", "build")
-    if has_compiler():
-        wheels = os.path.join(session.virtualenv.location, "wheels")
-        session.run("python", "-m", "build", "--outdir", wheels)
-        reinstall(session, "--no-index", "--find-links", wheels, "creche")
-        quick = () if session.python in (OLDEST, NEWEST) else WITHOUT_HOSTILE
-        run_tests(session, "compiled", *(session.posargs or quick))
-    else:
+    if not has_compiler():
         session.log("there is no C compiler: the compiled build is left out")
-    reinstall(session, "--editable", ".")
-    if session.posargs:
-        run_tests(session, "pure", *session.posargs)
-    elif session.python == OLDEST:
-        run_tests(session, "pure", "--cov=creche", "--deselect", SWEEP)
-    else:
-        run_tests(session, "pure", *WITHOUT_HOSTILE)
+    elif session.posargs or session.python in COMPILED_ON:
+        install_compiled(session)
+        run_tests(session, "compiled", *session.posargs)
+    if session.posargs or session.python in PURE_ON:
+        reinstall(session, "--editable", ".")
+        choice = (
+            ("--cov=creche", "--deselect", SWEEP) if session.python == OLDEST else WITHOUT_HOSTILE
+        )
+        run_tests(session, "pure", *(session.posargs or choice))
+
+
+def install_compiled(session: nox.Session, flags: str = "") -> None:
+    """Install a wheel, which leaves no extensions in the tree for other builds to find.
+
+    The first session on a Python, with these flags of the compiler and the linker, builds it.
+    """
+    python = str(session.run("python", "-c", "import sys; print(sys.version)", silent=True))
+    if (python, flags) not in WHEELS:
+        WHEELS[python, flags] = os.path.join(session.virtualenv.location, "wheels")
+        environment = {"CFLAGS": flags, "LDFLAGS": flags} if flags else None
+        command = ("python", "-m", "build", "--outdir", WHEELS[python, flags])
+        session.run(*command, env=environment)
+    reinstall(session, "--no-index", "--find-links", WHEELS[python, flags], "creche")
 
 
 def reinstall(session: nox.Session, *arguments: str) -> None:
@@ -76,7 +101,7 @@ def reinstall(session: nox.Session, *arguments: str) -> None:
 
 def run_tests(session: nox.Session, build: str, *arguments: str) -> None:
     """Run them, two at a time, and let them check that they run on the build asked for."""
-    command = ("python", "-m", "pytest", "-n", "2", "--ignore", "tests/docs", *arguments)
+    command = ("python", "-m", "pytest", "-n", "2", *OWN_SESSIONS, *arguments)
     session.run(*command, env={"CRECHE_BUILD": build})
 
 
@@ -85,8 +110,61 @@ def docs(session: nox.Session) -> None:
     """The pages, without a warning; their programs and the examples, on both backends."""
     install_group(session, "docs")
     session.install("--editable", ".")
+    # docs/features.md: the tests with markers pass on both backends.
+    features = ("-p", "features", "--features", "docs/features.md", "-m", "feature")
+    session.run("python", "-m", "pytest", "-q", "-n", "2", *features, env={"PYTHONPATH": "tests"})
     session.run("sphinx-build", "-W", "--keep-going", "-q", "docs", f"{session.create_tmp()}/html")
     session.run("python", "-m", "pytest", "-n", "2", *(session.posargs or ["tests/docs"]))
+
+
+@nox.session
+def autobahn(session: nox.Session) -> None:
+    """The Autobahn test suite, a choice of its cases; --full for all, --pure, --role, --backend."""
+    python2 = find_python2()
+    if python2 is None:
+        session.skip("wstest needs Python 2.7, which is neither on PATH nor in pyenv")
+    arguments = [argument for argument in session.posargs if argument != "--pure"]
+    install_group(session, "core-test")
+    session.install("virtualenv==20.15.1")  # the last that makes such environments
+    install_best(session, pure="--pure" in session.posargs)
+    environment = Path(session.virtualenv.location) / "python2.7"
+    python = str(environment / "bin" / "python")
+    if not (environment / "bin" / "wstest").exists():
+        session.run("virtualenv", "-q", "-p", python2, "--no-download", str(environment))
+        session.run(python, "-m", "pip", "install", "-q", WSTEST, external=True)
+    command = ("python", "tests/conformance.py", "--python", python, *arguments)
+    session.run(*command, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
+def interop(session: nox.Session) -> None:
+    """Each role against each peer that can be installed, as a matrix."""
+    install_group(session, "core-test")
+    install_best(session)
+    for peer in nox.project.dependency_groups(PROJECT, "interop"):
+        session.install(peer, success_codes=[0, 1])  # what is missing is skipped, and listed
+    modules = Path(session.virtualenv.location) / "node_modules"
+    if runs("npm", "--version") and not modules.exists():
+        npm = ("npm", "install", "--no-audit", "--no-fund", "--prefix", str(modules.parent))
+        session.run(*npm, "ws@8", external=True, success_codes=range(256))
+    command = ("python", "-m", "pytest", "-n", "2", *(session.posargs or ["tests/interop"]))
+    session.run(*command, env={"NODE_PATH": str(modules)})
+
+
+def install_best(session: nox.Session, pure: bool = False) -> None:
+    """Install what runs: creche compiled, where it can be and nothing else is asked for."""
+    session.install("anyio>=4.16", "h11", "build")
+    if pure or not has_compiler():
+        reinstall(session, "--editable", ".")
+    else:
+        install_compiled(session)
+
+
+def find_python2() -> str | None:
+    """A Python 2.7 that runs."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
+    known = ["python2.7", *map(str, pyenv.glob("versions/2.7.*/bin/python2.7"))]
+    return next((python for python in known if runs(python, "-c", "import ssl")), None)
 
 
 @nox.session
@@ -123,6 +201,71 @@ def floods(session: nox.Session) -> None:
 def soak(session: nox.Session) -> None:
     """Random sends, cancels, closes, stalls and losses for 10 minutes; --minutes chooses."""
     run_tool(session, "tests/soak.py")
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fuzz the protocol, 20 seconds for each target; --seconds, --only, --corpus, --planted.
+
+    The inputs that it begins with reach nine tenths of protocol/ by themselves.
+    """
+    session.install("anyio>=4.16", "h11", "trio>=0.31", "coverage[toml]>=7")
+    reinstall(session, "--editable", ".")
+    seeds = ("--branch", "--source", "creche.protocol", "tests/fuzzing/targets.py")
+    environment = {"PYTHONPATH": "tests", "COVERAGE_FILE": f"{session.create_tmp()}/coverage"}
+    session.run("coverage", "run", *seeds, env=environment)
+    report = ("--include", "*/creche/protocol/*", "--fail-under", "90")
+    session.run("coverage", "report", *report, env=environment)
+    # Not every Python and system has atheris.
+    for requirement in nox.project.dependency_groups(PROJECT, "fuzz"):
+        session.install(requirement, success_codes=[0, 1])
+    if not runs(f"{session.bin}/python", "-c", "import atheris"):
+        session.skip("atheris cannot be installed")
+    session.run("python", "tests/fuzzing/fuzz.py", *session.posargs, env=environment)
+
+
+@nox.session
+def asan(session: nox.Session) -> None:
+    """The compiled protocol under gcc's sanitizers: its tests, and the fuzzers' inputs.
+
+    Arguments are folders with more of them, of `nox -s fuzz -- --corpus FOLDER`.
+    """
+    install_group(session, "core-test")
+    session.install("anyio>=4.16", "h11", "build")
+    install_compiled(session, "-fsanitize=address,undefined -fno-omit-frame-pointer -g1 -O1")
+    libraries = [
+        subprocess.check_output(["gcc", f"-print-file-name={name}"], text=True).strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    environment = {
+        "LD_PRELOAD": " ".join(libraries),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python leaves much for the end of the process
+        "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+        "PYTHONMALLOC": "malloc",
+        "PYTHONPATH": "tests",
+        "CRECHE_BUILD": "compiled",
+    }
+    session.run("python", "-m", "pytest", "-q", "tests/protocol", env=environment)
+    session.run("python", "tests/fuzzing/targets.py", *session.posargs, env=environment)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Change the protocol in thousands of places, and count the changes that no test notices.
+
+    It takes an hour. Arguments are patterns of names, such as "creche.protocol.closing.*".
+    """
+    install_group(session, "mutants")
+    session.install("anyio>=4.16", "h11")
+    # In a copy, since the changed sources are put beside the others.
+    copy = Path(session.create_tmp()) / "copy"
+    shutil.rmtree(copy, ignore_errors=True)
+    for name in ("src", "tests", "docs"):
+        shutil.copytree(name, copy / name, ignore=shutil.ignore_patterns("*.so", "*.egg-info"))
+    shutil.copy("pyproject.toml", copy)
+    session.chdir(copy)
+    session.run("mutmut", "run", "--max-children", "2", *session.posargs)
+    session.run("mutmut", "results")
 
 
 @nox.session
