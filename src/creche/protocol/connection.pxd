@@ -1,6 +1,6 @@
 cimport cython
 
-from creche.protocol.frames cimport FrameHeader, append_frame, append_header
+from creche.protocol.frames cimport FrameHeader, append_frame, make_frame, make_header
 from creche.protocol.masking cimport apply_mask
 from creche.protocol.messages cimport Inbox
 from creche.protocol.timers cimport Timers
@@ -77,6 +77,7 @@ cdef class Connection:
     cpdef send_message(self, int opcode, object payload, bint encode=*)
     cpdef send_frame(self, int opcode, object payload, bint fin=*)
     cpdef send_header(self, int opcode, object payload)
+    cpdef bytes make_message(self, int opcode, bytes payload, bytes frame=*)
     cpdef bint output_left(self) except -1
     cdef _violation(self, exc, double now)
     cdef _move(self, event)

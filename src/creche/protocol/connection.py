@@ -48,7 +48,8 @@ from creche.protocol.frames import (
     PONG,
     FrameHeader,
     append_frame,
-    append_header,
+    make_frame,
+    make_header,
 )
 from creche.protocol.masking import apply_mask, new_key
 from creche.protocol.messages import Inbox
@@ -104,7 +105,7 @@ class Connection:
         *,
         max_size: int | None = 2**20,
         max_fragments: int | None = 2**17,
-        max_queue: int | None = 16,
+        max_queue: int | None = 64,
         max_queue_bytes: int | None = 2**20,
         write_limit: int = 2**16,
         ping_interval: float | None = 20,
@@ -454,7 +455,19 @@ class Connection:
         """
         if self.observer is not None:
             self.observer(True, opcode, len(payload), True, bytes(payload[:SHOWN]))
-        append_header(self.outbox, opcode, len(payload), True, False)
+        self.outbox += make_header(opcode, len(payload), True, False)
+
+    def make_message(self, opcode: int, payload: bytes, frame: bytes | None = None) -> bytes:
+        """A message in one frame, which the caller writes next; not for a client, which masks.
+
+        Args:
+            opcode: as for `send_frame`.
+            payload: its payload.
+            frame: the frame, where it has been made for others.
+        """
+        if self.observer is not None:
+            self.observer(True, opcode, len(payload), True, payload[:SHOWN])
+        return make_frame(opcode, payload) if frame is None else frame
 
     def send_ping(self, payload: bytes | None, now: float) -> Ping:
         """Append a ping; its payload is made up if there is none.

@@ -1,6 +1,7 @@
 cimport cython
 
 from creche.protocol.masking cimport apply_mask
+from creche.protocol.octets cimport append_bytes, cut, join, pair, quad
 
 
 @cython.final
@@ -22,7 +23,10 @@ cdef class FrameHeader:
     ) except -2
 
 
-cpdef append_header(bytearray out, int opcode, Py_ssize_t length, bint fin, bint masked)
+@cython.locals(mask_bit=int)
+cpdef bytes make_header(int opcode, Py_ssize_t length, bint fin, bint masked)
+
+cpdef bytes make_frame(int opcode, object payload)
 
 @cython.locals(start=Py_ssize_t)
 cpdef append_frame(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from creche.protocol.exceptions import ProtocolError
 from creche.protocol.masking import apply_mask
+from creche.protocol.octets import append_bytes, cut, join, pair, quad
 
 CONTINUATION = 0x0
 TEXT = 0x1
@@ -107,7 +108,7 @@ class FrameHeader:
         if self._masked:
             if start + 4 > end:
                 return -1
-            self.key = b"" + data[start : start + 4]
+            self.key = cut(data, start, start + 4)
             start += 4
         self.fin = first & 0x80 != 0
         self.opcode = opcode
@@ -126,19 +127,21 @@ class FrameHeader:
             raise ProtocolError(f"a {OPCODES[opcode]} frame is fragmented")
 
 
-def append_header(out: bytearray, opcode: int, length: int, fin: bool, masked: bool) -> None:
-    """Append a frame's header, apart from its masking key, to `out`."""
+def make_header(opcode: int, length: int, fin: bool, masked: bool) -> bytes:
+    """A frame's header, apart from its masking key."""
+    if fin:
+        opcode |= 0x80
     mask_bit = 0x80 if masked else 0
-    out.append(opcode | 0x80 if fin else opcode)
     if length < 126:
-        out.append(length | mask_bit)
-    elif length < 0x10000:
-        out.append(126 | mask_bit)
-        out.append(length >> 8)
-        out.append(length & 0xFF)
-    else:
-        out.append(127 | mask_bit)
-        out += length.to_bytes(8, "big")
+        return pair(opcode, length | mask_bit)
+    if length < 0x10000:
+        return quad(opcode, 126 | mask_bit, length >> 8, length & 0xFF)
+    return pair(opcode, 127 | mask_bit) + length.to_bytes(8, "big")
+
+
+def make_frame(opcode: int, payload: bytes | bytearray | memoryview) -> bytes:
+    """A whole message in one frame that is not masked."""
+    return join(make_header(opcode, len(payload), True, False), payload)
 
 
 def append_frame(
@@ -152,11 +155,11 @@ def append_frame(
 
     `payload` is read once and not kept: the caller may change it afterwards.
     """
-    append_header(out, opcode, len(payload), fin, key is not None)
+    append_bytes(out, make_header(opcode, len(payload), fin, key is not None))
     if key is None:
-        out += payload
+        append_bytes(out, payload)
     else:
-        out += key
+        append_bytes(out, key)
         start = len(out)
-        out += payload
+        append_bytes(out, payload)
         apply_mask(out, start, len(out), key)

@@ -1,5 +1,7 @@
 cimport cython
 
+from creche.protocol.octets cimport cut
+
 
 @cython.final
 cdef class Inbox:

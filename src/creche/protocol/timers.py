@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import Enum
 
 NEVER = float("inf")
+_NEVER = NEVER  # which the compiler knows to be a number
 
 # A stall is looked at so many times per `stall_timeout`: it is noticed at most so much late.
 STALL_CHECKS = 4
@@ -43,21 +44,21 @@ class Timers:
         close_timeout: float,
         message_timeout: float | None,
     ) -> None:
-        self.ping_interval = NEVER if ping_interval is None else ping_interval
-        self.ping_timeout = NEVER if ping_timeout is None else ping_timeout
-        self.stall_timeout = NEVER if stall_timeout is None else stall_timeout
+        self.ping_interval = _NEVER if ping_interval is None else ping_interval
+        self.ping_timeout = _NEVER if ping_timeout is None else ping_timeout
+        self.stall_timeout = _NEVER if stall_timeout is None else stall_timeout
         self.close_timeout = close_timeout
-        self.message_timeout = NEVER if message_timeout is None else message_timeout
+        self.message_timeout = _NEVER if message_timeout is None else message_timeout
         self.last_received = now
         self.ping_due = now + self.ping_interval
-        self.pong_due = NEVER
-        self.stall_due = NEVER
-        self.end_due = NEVER
-        self.close_due = NEVER
-        self.message_due = NEVER
-        self.closing_since = NEVER  # when the closing handshake began
+        self.pong_due = _NEVER
+        self.stall_due = _NEVER
+        self.end_due = _NEVER
+        self.close_due = _NEVER
+        self.message_due = _NEVER
+        self.closing_since = _NEVER  # when the closing handshake began
         self._paused = False
-        self._message_left = NEVER  # seconds for the unfinished message, while we are paused
+        self._message_left = _NEVER  # seconds for the unfinished message, while we are paused
         # When the ping was sent: when we had heard of the peer last, what had been delivered, and
         # whether more was waiting.
         self._heard_before = self.last_received
@@ -83,10 +84,10 @@ class Timers:
         self, now: float, ping_interval: float | None, ping_timeout: float | None
     ) -> None:
         """Ping otherwise from now on."""
-        self.ping_interval = NEVER if ping_interval is None else ping_interval
-        self.ping_timeout = NEVER if ping_timeout is None else ping_timeout
+        self.ping_interval = _NEVER if ping_interval is None else ping_interval
+        self.ping_timeout = _NEVER if ping_timeout is None else ping_timeout
         self.ping_due = max(self.last_received + self.ping_interval, now)
-        if self.pong_due != NEVER:
+        if self.pong_due != _NEVER:
             self.pong_due = now + self.ping_timeout
 
     def ping_sooner(self, part: float) -> None:
@@ -94,7 +95,7 @@ class Timers:
 
         Those that connect all at once need not be pinged all at once.
         """
-        if self.ping_due != NEVER:
+        if self.ping_due != _NEVER:
             # As if the peer had been silent for a while already.
             self.last_received -= part * self.ping_interval / 2
             self.ping_due = self.last_received + self.ping_interval
@@ -102,38 +103,38 @@ class Timers:
     def stop(self) -> None:
         """No deadline of the peer's any more; the application's own, to take the end, stays."""
         self.stop_keepalive()
-        self.stall_due = self.close_due = NEVER
+        self.stall_due = self.close_due = _NEVER
 
     def stop_keepalive(self) -> None:
         """The connection is ending: nothing more is asked of the peer than to close."""
-        self.ping_due = self.pong_due = NEVER
+        self.ping_due = self.pong_due = _NEVER
         self.message_done()
 
     def expect_pong(self, now: float) -> None:
         """A ping was sent; unless an earlier one is unanswered, its answer is due."""
-        if self.pong_due == NEVER:
+        if self.pong_due == _NEVER:
             self._heard_before = self.last_received
             self.pong_due = now + self.ping_timeout
 
     def all_answered(self) -> None:
         """No ping is without an answer."""
-        self.pong_due = NEVER
+        self.pong_due = _NEVER
 
     def set_paused(self, paused: bool, now: float) -> None:
         """Whether we leave the peer's bytes unread: no answer is expected of it meanwhile."""
         self._paused = paused
         if paused:
             self._message_left = self.message_due - now
-            self.message_due = NEVER
+            self.message_due = _NEVER
             return
-        if self.pong_due != NEVER:
+        if self.pong_due != _NEVER:
             self.pong_due = max(self.pong_due, now + self.ping_timeout)
         self.message_due = now + self._message_left
-        self._message_left = NEVER
+        self._message_left = _NEVER
 
     def is_watching_message(self) -> bool:
         """Whether a message is known to be unfinished."""
-        return self.message_due != NEVER or self._message_left != NEVER
+        return self.message_due != _NEVER or self._message_left != _NEVER
 
     def message_began(self, now: float) -> None:
         """Some of a message has arrived, and not all of it."""
@@ -144,11 +145,11 @@ class Timers:
 
     def message_done(self) -> None:
         """No message is unfinished."""
-        self.message_due = self._message_left = NEVER
+        self.message_due = self._message_left = _NEVER
 
     def is_watching_output(self) -> bool:
         """Whether bytes of ours are known to wait."""
-        return self.stall_due != NEVER
+        return self.stall_due != _NEVER
 
     def output_waits(self, now: float, delivered: int) -> None:
         """The kernel refused some of our bytes."""
@@ -158,7 +159,7 @@ class Timers:
 
     def output_taken(self) -> None:
         """The peer's side has all of our bytes."""
-        self.stall_due = NEVER
+        self.stall_due = _NEVER
 
     def close_within(self, seconds: float, now: float) -> None:
         """The connection must be over in so many seconds; a sooner deadline stays."""
@@ -171,17 +172,17 @@ class Timers:
 
     def end_taken(self) -> None:
         """The application has taken the end."""
-        self.end_due = NEVER
+        self.end_due = _NEVER
 
     def expired(self, now: float, delivered: int, in_flight: int) -> Verdict:
         """What a deadline that has passed asks for; to be asked again until it is NOTHING."""
         if now >= self.close_due:
             return Verdict.UNCLOSED
         if now >= self.end_due:
-            self.end_due = NEVER
+            self.end_due = _NEVER
             return Verdict.END
         if now >= self.message_due:
-            self.message_due = NEVER
+            self.message_due = _NEVER
             return Verdict.UNFINISHED
         if now >= self.stall_due and self._stalled(now, delivered, in_flight):
             return Verdict.STALLED
@@ -207,12 +208,12 @@ class Timers:
             self._stall_since = now
         elif now >= self._stall_since + self.stall_timeout:
             return True
-        self.stall_due = NEVER if in_flight == 0 else now + self.stall_timeout / STALL_CHECKS
+        self.stall_due = _NEVER if in_flight == 0 else now + self.stall_timeout / STALL_CHECKS
         return False
 
     def _dead(self, now: float, delivered: int, in_flight: int) -> bool:
         if self.last_received > self._heard_before:
-            self.pong_due = NEVER
+            self.pong_due = _NEVER
             return False
         taking = delivered > self._pong_mark and (self._pong_behind or in_flight > 0)
         # Where our bytes are refused, the ping cannot be written: that is for `stall_timeout`.
@@ -229,7 +230,7 @@ class Timers:
             self.ping_due = self.last_received + self.ping_interval
             return False
         self.ping_due = now + self.ping_interval
-        if self.pong_due != NEVER and not self._paused:
+        if self.pong_due != _NEVER and not self._paused:
             return False
         # While we do not read, pings go on: they tell the peer, whose own we leave unread, that we
         # are alive.
