@@ -76,8 +76,8 @@ async def test_what_is_asked_for_in_a_turn_is_run_at_its_end_in_order() -> None:
     calls: list[str] = []
     async with Background() as background:
         await settle()
-        background.run_soon(lambda: calls.append("first"))
-        background.run_soon(lambda: calls.append("second"))
+        background.turns.run_soon(lambda: calls.append("first"))
+        background.turns.run_soon(lambda: calls.append("second"))
         assert not calls
         await settle()
         assert calls == ["first", "second"]
@@ -86,7 +86,7 @@ async def test_what_is_asked_for_in_a_turn_is_run_at_its_end_in_order() -> None:
 async def test_much_work_at_the_end_of_a_turn_is_spread_over_several(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("creche.background.TURN_SECONDS", 0)
+    monkeypatch.setattr("creche.turns.TURN_SECONDS", 0)
     calls: list[str | int] = []
 
     async def other() -> None:
@@ -98,7 +98,7 @@ async def test_much_work_at_the_end_of_a_turn_is_spread_over_several(
         await settle()
         tg.start_soon(other)
         for number in range(9):
-            background.run_soon(lambda number=number: calls.append(number))  # type: ignore[misc]
+            background.turns.run_soon(lambda number=number: calls.append(number))  # type: ignore[misc]
         await settle()
     assert [call for call in calls if call != "other"] == list(range(9))
     # One a turn; within its turn, trio runs either task first.
@@ -111,10 +111,10 @@ async def test_what_is_run_at_the_end_of_a_turn_may_ask_for_more() -> None:
     def again() -> None:
         calls.append(len(calls))
         if len(calls) < 3:
-            background.run_soon(again)
+            background.turns.run_soon(again)
 
     async with Background() as background:
-        background.run_soon(again)
+        background.turns.run_soon(again)
         await until(lambda: len(calls) == 3)
         await settle()
     assert calls == [0, 1, 2]
@@ -186,8 +186,8 @@ async def test_one_that_fails_at_its_deadline_or_flush_harms_nobody(
         bad, good = Bad(), Good()
         background.schedule(bad, background.now())
         background.schedule(good, background.now())
-        background.run_soon(bad.flush_now)
-        background.run_soon(good.flush_now)
+        background.turns.run_soon(bad.flush_now)
+        background.turns.run_soon(good.flush_now)
         await until(lambda: good.fired and good.flushes)
     assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
 

@@ -16,18 +16,18 @@ import asyncio
 import heapq
 import select
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 import anyio
 from anyio.abc import TaskGroup
-from anyio.lowlevel import checkpoint, current_token
+from anyio.lowlevel import current_token
 
 from creche.buffers import BufferLimit
 from creche.traffic import Traffic
-from creche.transports.polling import TURN_SECONDS, Poller, Readiness, log_failure
+from creche.transports.polling import Poller, Readiness, log_failure
+from creche.turns import Turns
 from creche.waiting import Waiter, new_waiter
 
 NEVER = float("inf")
@@ -84,6 +84,7 @@ class Background:
 
     Attributes:
         traffic: counts what its connections send and receive.
+        turns: what its connections have done at the end of a turn.
         now: the event loop's clock.
         readiness: calls back when a socket is ready; None where a task has to wait for it.
     """
@@ -95,10 +96,11 @@ class Background:
         loop = token if isinstance(token, asyncio.AbstractEventLoop) else None
         self.now = _clock(loop)
         self._loop = loop
+        self.turns = Turns(loop, self.new_waiter())
         self._poller: Poller | None = None
         self.readiness: Readiness | None = loop
         if loop is None and polling and hasattr(select, "epoll"):
-            self.readiness = self._poller = Poller(self.run_soon)
+            self.readiness = self._poller = Poller(self.turns.run_soon)
         self._group = anyio.create_task_group()
         self._scopes: set[anyio.CancelScope] = set()
         self._ended = False
@@ -106,15 +108,12 @@ class Background:
         self._phase = 0.0
         self._timer_wake = anyio.Event()
         self._timer_wake_at = NEVER
-        self._callbacks: deque[Callable[[], None]] = deque()
-        self._callbacks_due = False
-        self._callbacks_wake = self.new_waiter()
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
         self.start_soon(self._run_timers)
         if self._loop is None:
-            self.start_soon(self._run_turns)
+            self.start_soon(self.turns.run)
         if self._poller is not None:
             self.start_soon(self._poller.run)
         return self
@@ -140,7 +139,7 @@ class Background:
     def _end(self) -> None:
         self._ended = True
         self._timers.clear()
-        self._callbacks.clear()
+        self.turns.clear()
         for scope in list(self._scopes):
             scope.cancel()
 
@@ -215,43 +214,3 @@ class Background:
                     log_failure(target.timeout_due)
                 if timer.deadline < NEVER and timer.target is not None:
                     heapq.heappush(timers, timer)
-
-    # The end of a turn
-
-    def run_soon(self, callback: Callable[[], None]) -> None:
-        """Call `callback` at the end of this turn of the event loop, or of a next one if busy."""
-        self._callbacks.append(callback)
-        self._wake_callbacks()
-
-    def _wake_callbacks(self) -> None:
-        if self._callbacks_due:
-            return
-        self._callbacks_due = True
-        if self._loop is None:
-            self._callbacks_wake.wake()
-        else:
-            self._loop.call_soon(self._run_callbacks)
-
-    async def _run_turns(self) -> None:
-        while True:
-            if not self._callbacks_due:
-                await self._callbacks_wake.wait()
-            else:
-                await checkpoint()
-            self._run_callbacks()
-
-    def _run_callbacks(self) -> None:
-        """Call those that are there, for as long as a turn may take."""
-        self._callbacks_due = False
-        callbacks = self._callbacks
-        end = time.perf_counter() + TURN_SECONDS
-        for _ in range(len(callbacks)):
-            callback = callbacks.popleft()
-            try:
-                callback()
-            except Exception:
-                log_failure(callback)
-            if time.perf_counter() >= end:
-                break
-        if callbacks:
-            self._wake_callbacks()

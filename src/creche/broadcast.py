@@ -1,3 +1,4 @@
+# cython: annotation_typing=False
 """broadcast(): one message for many connections, encoded once."""
 
 from __future__ import annotations
@@ -5,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
+from creche.endpoint import Message
 from creche.protocol.closing import Close
 from creche.protocol.prepared import PreparedMessage
-from creche.websocket import Message, WebSocket
+from creche.websocket import WebSocket
 
 # Writing to a peer at once is cheaper than leaving it to the end of the turn, but so many system
 # calls in a row hold up everyone else.
@@ -45,6 +47,12 @@ def broadcast(
         message.check_text(text)
     else:
         message = PreparedMessage(message, text=text)
+    return _post(websockets, message, slow == "close")
+
+
+def _post(
+    websockets: Iterable[WebSocket], message: PreparedMessage, closing: bool
+) -> list[WebSocket]:
     passed_over = []
     committed = 0
     for ws in websockets:
@@ -56,6 +64,6 @@ def broadcast(
             if not (link.is_open() and link.is_slow()):
                 continue
             link.note_skipped()
-            if slow == "close":
+            if closing:
                 link.begin_close(Close(1008, "too slow"))
     return passed_over

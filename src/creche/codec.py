@@ -7,7 +7,8 @@ from typing import Any, Generic, TypeVar
 
 from anyio.abc import ObjectStream
 
-from creche.websocket import Message, WebSocket
+from creche.endpoint import Message
+from creche.websocket import WebSocket
 
 T = TypeVar("T")
 

@@ -2,9 +2,15 @@ cimport cython
 
 from creche.protocol.connection cimport Connection
 from creche.protocol.messages cimport Inbox, encode_message, message_opcode
+from creche.protocol.prepared cimport PreparedMessage
 from creche.transports.base cimport Receiver, Transport
 from creche.traffic cimport Traffic
+from creche.turns cimport Turns
 from creche.waiting cimport Budget, Waiter
+
+
+cdef Py_ssize_t _FLUSH_SIZE
+cdef Py_ssize_t _LARGE
 
 
 cdef class Link(Receiver):
@@ -26,6 +32,7 @@ cdef class Link(Receiver):
     cdef bint _flush_scheduled
     cdef Py_ssize_t _counted
     cdef Traffic _traffic
+    cdef Turns _turns
     cdef long long _sent_seen
     cdef Py_ssize_t _finished_seen
     cdef object _error
@@ -54,14 +61,17 @@ cdef class Link(Receiver):
     cpdef bint has_room(self) except -1
     cpdef bint is_slow(self) except -1
     cpdef check_sendable(self)
+    cpdef note_skipped(self)
     cpdef bint try_send(self, object message, object text, bint compress) except -1
     cpdef send(self, object message, object text, bint compress)
-    cpdef bint post(self, message, bint at_once) except -1
-    cdef _append_prepared(self, message, bint compress)
+    cpdef bint post(self, PreparedMessage message, bint at_once) except -1
+    @cython.locals(opcode=int)
+    cdef _commit_prepared(self, PreparedMessage message, bint compress, bint at_once)
     @cython.locals(connection=Connection)
-    cdef _append(self, int opcode, object payload, bint encode)
+    cdef _commit(self, int opcode, object payload, bint encode, bytes frame, bint at_once)
     cdef _wake_sender(self)
     cpdef commit(self)
+    @cython.locals(now=double)
     cdef bint _is_single(self) except -1
     cpdef commit_later(self)
     cpdef end_turn(self)
@@ -77,7 +87,7 @@ cdef class Link(Receiver):
     cpdef reading_done(self)
     cpdef eof_received(self)
     cpdef output_left(self)
-    @cython.locals(size=Py_ssize_t)
+    @cython.locals(sent="long long")
     cdef _count_sent(self)
     @cython.locals(transport=Transport, own=Py_ssize_t)
     cdef _count(self)

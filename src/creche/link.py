@@ -113,6 +113,7 @@ class Link(Receiver):
         self._flush_scheduled = False
         self._counted = 0  # bytes of ours that the background has counted
         self._traffic = background.traffic
+        self._turns = background.turns
         self._sent_seen = transport.bytes_sent  # what of it the traffic knows
         self._finished_seen = 0
         self._error: Exception | None = None  # what broke the transport
@@ -223,7 +224,7 @@ class Link(Receiver):
         if self._budget.exhausted:
             self._streaming = True
             self._budget.reset()
-            return checkpoint()
+            return self._arrival.turn()
         self.flush_now()
         return self._arrival.wait()
 
@@ -296,10 +297,10 @@ class Link(Receiver):
         """
         if type(message) is PreparedMessage:
             message.check_text(text)
-            self._append_prepared(message, compress)
+            self._commit_prepared(message, compress, True)
         else:
-            self._append(message_opcode(message, text), encode_message(message, text), compress)
-        self.commit()
+            opcode = message_opcode(message, text)
+            self._commit(opcode, encode_message(message, text), compress, None, True)
 
     def post(self, message: PreparedMessage, at_once: bool) -> bool:
         """Commit a message of many, if the connection is open and has room; returns whether it was.
@@ -308,36 +309,54 @@ class Link(Receiver):
         """
         if not (self.is_open() and self.has_room()):
             return False
-        self._append_prepared(message, True)
+        self._commit_prepared(message, True, at_once)
+        return True
+
+    def _commit_prepared(self, message: PreparedMessage, compress: bool, at_once: bool) -> None:
+        """Commit a message, as far as possible as it was encoded for others."""
+        shared = compress and message.compress
+        encoded = message.encode_for(self.connection.extensions if shared else ())
+        if encoded is None:
+            self._commit(message.opcode, message.payload, True, None, at_once)
+        else:
+            opcode, payload, frame = encoded
+            self._commit(opcode, payload, False, frame, at_once)
+
+    def _commit(
+        self,
+        opcode: int,
+        payload: bytes | memoryview,
+        encode: bool,
+        frame: bytes | None,
+        at_once: bool,
+    ) -> None:
+        """Commit a message: write it, or append it to the outbox for the end of the turn.
+
+        Args:
+            opcode: what it is, with its reserved bits.
+            payload: its payload.
+            encode: whether extensions may change it.
+            frame: the frame without a mask, where it has been made for others.
+            at_once: whether it may be written in this call.
+        """
+        self._traffic.messages_sent += 1
+        connection = self.connection
+        if connection.masking or (encode and connection.extensions):
+            connection.send_message(opcode, payload, encode)
+        elif len(payload) >= _LARGE:
+            connection.send_header(opcode, payload)
+            self.transport.write(payload)
+            self._written()
+        elif type(payload) is bytes and at_once and self._is_single():
+            self.transport.write_small(connection.make_message(opcode, payload, frame))
+            self._written()
+            return
+        else:
+            connection.send_message(opcode, payload, False)
         if at_once:
             self.commit()
         else:
             self.commit_later()
-        return True
-
-    def _append_prepared(self, message: PreparedMessage, compress: bool) -> None:
-        """Append a message, as far as possible as it was encoded for others."""
-        extensions = self.connection.extensions
-        if not extensions or not (compress and message.compress):
-            self._append(message.opcode, message.payload, False)
-            return
-        encoded = message.encode_for(extensions)
-        if encoded is None:
-            self._append(message.opcode, message.payload, True)
-        else:
-            opcode, payload = encoded
-            self._append(opcode, payload, False)
-
-    def _append(self, opcode: int, payload: bytes | memoryview, encode: bool) -> None:
-        """Append a message to the outbox; a large one is also written."""
-        self._traffic.messages_sent += 1
-        connection = self.connection
-        if connection.masking or len(payload) < _LARGE or (encode and connection.extensions):
-            connection.send_message(opcode, payload, encode)
-        else:
-            connection.send_header(opcode, payload)
-            self.transport.write(payload)
-            self._written()
 
     async def wait_for_room(self, within: bool = False) -> None:
         """Wait until a message may be committed; the caller commits it without an await.
@@ -349,7 +368,7 @@ class Link(Receiver):
         if self._budget.spend():
             self._streaming = True
             self._budget.reset()
-            await checkpoint()
+            await self._arrival.turn()
         self.check_sendable()
         if self.has_room() or (within and self._sending_parts and not self.is_slow()):
             return
@@ -399,27 +418,27 @@ class Link(Receiver):
 
     def commit(self) -> None:
         """Something was appended to the outbox: write it, now or at the end of the turn."""
-        if self._is_single():
-            self._direct_from = self._now() + _PAUSE
-            self._flush()
-        elif self.transport.waiting() >= _FLUSH_SIZE:
+        if self._is_single() or self.transport.waiting() >= _FLUSH_SIZE:
             self._flush()
         elif self.transport.waiting():
             self.commit_later()
 
     def _is_single(self) -> bool:
-        """Whether a message that is sent now seems to be none of many."""
-        if self.connection.inbox.messages:
+        """Whether a message that is sent now seems to be none of many; then it is written at once,
+        and what follows it soon is not."""
+        if self.connection.inbox.messages or (self._direct_from and self._flush_scheduled):
             return False
-        if self._direct_from == 0:
-            return True
-        return not self._flush_scheduled and self._now() >= self._direct_from
+        now = self._now()
+        if now < self._direct_from:
+            return False
+        self._direct_from = now + _PAUSE
+        return True
 
     def commit_later(self) -> None:
         """Something was appended to the outbox: write it at the end of the turn."""
         if not self._flush_scheduled:
             self._flush_scheduled = True
-            self.background.run_soon(self.end_turn)
+            self._turns.run_soon(self.end_turn)
 
     def end_turn(self) -> None:
         """Write what was said in this turn.
@@ -657,7 +676,7 @@ class Link(Receiver):
         elif connection.must_continue and not self._continuing:
             self._continuing = True
             self.transport.pause_reading()
-            self.background.run_soon(self._continue)
+            self._turns.run_soon(self._continue)
         if connection.timers.is_watching_message():
             self._reschedule()
         if self.transport.waiting() and not self._flush_scheduled:

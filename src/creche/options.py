@@ -228,7 +228,7 @@ CONNECTION_DEFAULTS: ConnectionOptions = {
     "ping_timeout": 20,
     "max_size": 2**20,
     "max_fragments": 2**17,
-    "max_queue": 16,
+    "max_queue": 64,
     "max_queue_bytes": 2**20,
     "write_limit": 2**16,
     "compression": "deflate",

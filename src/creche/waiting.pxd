@@ -16,6 +16,7 @@ cdef class Budget:
 
 cdef class Waiter:
     cpdef wait(self)
+    cpdef turn(self)
     cpdef bint wake(self) except -1
     cpdef bint resume(self) except -1
 
@@ -30,6 +31,7 @@ cdef class AsyncioWaiter(Waiter):
     cdef public bint _asyncio_future_blocking
 
     cpdef wait(self)
+    cpdef turn(self)
     cpdef bint wake(self) except -1
     cpdef bint resume(self) except -1
 
@@ -40,4 +42,5 @@ cdef class TrioWaiter(Waiter):
     cdef object _task
 
     cpdef wait(self)
+    cpdef turn(self)
     cpdef bint wake(self) except -1

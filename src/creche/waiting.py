@@ -72,6 +72,10 @@ class Waiter:
         """To be awaited at once, by the current task; it returns when it is woken."""
         raise NotImplementedError
 
+    def turn(self) -> Awaitable[object]:
+        """To be awaited: others have their turn, and a cancellation arrives."""
+        raise NotImplementedError
+
     def wake(self) -> bool:
         """Let the task that waits go on soon; returns whether there is one."""
         raise NotImplementedError
@@ -103,6 +107,9 @@ class AsyncioWaiter(Waiter):
     def wait(self) -> Awaitable[object]:
         self._begun = self._cancelled = False
         return self
+
+    def turn(self) -> Awaitable[object]:
+        return asyncio.sleep(0)
 
     def wake(self) -> bool:
         callback = self._callback
@@ -161,6 +168,9 @@ class TrioWaiter(Waiter):
     def wait(self) -> Awaitable[object]:
         self._task = self._trio.current_task()
         return self._trio.wait_task_rescheduled(self._abort)
+
+    def turn(self) -> Awaitable[object]:
+        return self._trio.checkpoint()
 
     def _abort(self, _raise_cancel: object) -> Any:
         self._task = None

@@ -169,7 +169,7 @@ class Peer:
             prepared = PreparedMessage(given)
             encoded = prepared.encode_for(connection.extensions)
             assert encoded is not None
-            connection.send_frame(*encoded)
+            connection.send_frame(encoded[0], encoded[1])
         else:
             connection.send_frame(opcode, payload[: size // 2], fin=False)
             connection.send_frame(CONTINUATION, payload[size // 2 :])

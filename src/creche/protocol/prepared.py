@@ -6,7 +6,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from creche.protocol.extensions import Extension
+from creche.protocol.frames import make_frame
 from creche.protocol.messages import encode_message, message_opcode
+
+# The opcode with its reserved bits, the payload, and both as a frame without a mask, which there
+# is of small messages only: of others only the payload is shared.
+Encoded = tuple[int, bytes, bytes | None]
+_SMALL = 2**15
 
 
 class PreparedMessage:
@@ -26,7 +32,7 @@ class PreparedMessage:
         ValueError: it is text that is not UTF-8.
     """
 
-    __slots__ = ("_encoded", "compress", "opcode", "payload")
+    __slots__ = ("_encoded", "_plain", "compress", "opcode", "payload")
 
     def __init__(
         self,
@@ -38,7 +44,8 @@ class PreparedMessage:
         self.payload = bytes(encode_message(message, text))
         self.opcode = message_opcode(message, text)
         self.compress = compress
-        self._encoded: dict[Hashable, tuple[int, bytes]] = {}
+        self._plain = self._frame(self.opcode, self.payload)
+        self._encoded: dict[Hashable, Encoded] = {}
 
     def __repr__(self) -> str:
         return f"<PreparedMessage of {len(self.payload)} bytes>"
@@ -48,9 +55,11 @@ class PreparedMessage:
         if text is not None:
             raise TypeError("text: a PreparedMessage says itself whether it is text")
 
-    def encode_for(self, extensions: Sequence[Extension]) -> tuple[int, bytes] | None:
-        """The opcode with its reserved bits, and the payload, for these extensions of a connection
-        that sends it now; None if one of them shares nothing."""
+    def encode_for(self, extensions: Sequence[Extension]) -> Encoded | None:
+        """The message for these extensions of a connection that sends it now; None if one of them
+        shares nothing."""
+        if not extensions:
+            return self._plain
         kind = tuple([extension.sharing for extension in extensions])
         encoded = self._encoded.get(kind)
         if encoded is None:
@@ -62,8 +71,11 @@ class PreparedMessage:
                 if changed is not None:
                     opcode |= extension.reserved_bits
                     payload = changed
-            encoded = self._encoded[kind] = opcode, payload
+            encoded = self._encoded[kind] = self._frame(opcode, payload)
         for extension in extensions:
             if encoded[0] & extension.reserved_bits:
                 extension.sent_alone()
         return encoded
+
+    def _frame(self, opcode: int, payload: bytes) -> Encoded:
+        return opcode, payload, make_frame(opcode, payload) if len(payload) < _SMALL else None

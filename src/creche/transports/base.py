@@ -125,6 +125,11 @@ class Transport:
         self._keep(data, 0)
         self.flush()
 
+    def write_small(self, data: bytes) -> None:
+        """As `write`, but what is not taken at once is copied."""
+        self.outbox += data
+        self.flush()
+
     def waiting(self) -> int:
         """How many bytes are to be written."""
         return self.kept_size + len(self.outbox)

@@ -14,11 +14,13 @@ cdef class SocketTransport(Transport):
     cdef bint _eof_sent
     cdef object _attributes
 
-    @cython.locals(size=Py_ssize_t, limit=Py_ssize_t)
+    @cython.locals(turns=int, least=Py_ssize_t, most=Py_ssize_t, size=Py_ssize_t, limit=Py_ssize_t)
     cpdef bint _read_ready(self) except -1
     @cython.locals(size=Py_ssize_t, whole=Py_ssize_t)
     cdef bint _send_some(self) except -1
     cpdef flush(self)
     @cython.locals(size=Py_ssize_t, before=Py_ssize_t)
     cpdef write(self, data)
+    @cython.locals(size=Py_ssize_t)
+    cpdef write_small(self, bytes data)
     cpdef _write_ready(self)

@@ -167,10 +167,13 @@ class SocketTransport(Transport):
 
     def _read_ready(self) -> bool:
         """Read what is there; returns whether there may be more that no poll tells of."""
-        for _ in range(_TLS_READS_IN_A_ROW if self._tls else _READS_IN_A_ROW):
+        turns = _TLS_READS_IN_A_ROW if self._tls else _READS_IN_A_ROW
+        least, most = READ_SIZE, len(self._buffer)
+        while turns:
+            turns -= 1
             if self.closed or self._paused or self._read_over:
                 return False
-            limit = min(max(self._receiver.payload_left(), READ_SIZE), len(self._buffer))
+            limit = min(max(self._receiver.payload_left(), least), most)
             try:
                 size = self._sock.recv_into(self._buffer, limit)
             except ssl.SSLWantWriteError:
@@ -258,6 +261,23 @@ class SocketTransport(Transport):
         self.bytes_sent += size - before
         self._keep(data, size - before)
         if self.waiting():
+            self._wait_writable()
+
+    def write_small(self, data: bytes) -> None:
+        if self._tls or self._writing or self._eof_sent or self.closed or self.waiting():
+            self.outbox += data
+            self.flush()
+            return
+        try:
+            size = self._sock.send(data)
+        except _WOULD_BLOCK:
+            size = 0
+        except OSError as exc:
+            self._write_error(exc)
+            return
+        self.bytes_sent += size
+        if size < len(data):
+            self.outbox += data[size:]
             self._wait_writable()
 
     def _write_error(self, exc: OSError) -> None:
