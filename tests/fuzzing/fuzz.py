@@ -1,8 +1,9 @@
 """Fuzzing by atheris: `nox -s fuzz`. It wants creche as Python source.
 
 `--seconds` says how long each target is fuzzed, `--only` which, and `--planted` that known bugs are
-to be found. What was found is in a file whose name is printed; `python fuzz.py TARGET FILE` runs it
-once more.
+to be found. It tries the same inputs in the same order each time, so that what it says of a change
+is about that change; `--seed 0` tries others each time. What was found is in a file whose name is
+printed; `python fuzz.py TARGET FILE` runs it once more.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ PLANTED = [
 ]
 
 
-def fuzz(name: str, seconds: int, directory: Path, source: Path = SOURCE) -> tuple[bool, str]:
+def fuzz(
+    name: str, seconds: int, directory: Path, seed: int, source: Path = SOURCE
+) -> tuple[bool, str]:
     """Fuzz one target in a process of its own; returns whether it held, and what was printed."""
     corpus = directory / name
     corpus.mkdir(parents=True, exist_ok=True)
@@ -48,7 +51,7 @@ def fuzz(name: str, seconds: int, directory: Path, source: Path = SOURCE) -> tup
         (corpus / hashlib.sha1(seed).hexdigest()).write_bytes(seed)
     command = [
         *(sys.executable, __file__, name, str(corpus), f"-max_total_time={seconds}"),
-        *("-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1"),
+        *("-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1", f"-seed={seed}"),
         f"-artifact_prefix={directory}/{name}-",
     ]
     environment = os.environ | {"PYTHONPATH": f"{source}{os.pathsep}{TESTS}"}
@@ -66,7 +69,7 @@ def report(name: str, good: bool, output: str) -> None:
     )
 
 
-def find_planted(seconds: int, directory: Path) -> bool:
+def find_planted(seconds: int, directory: Path, seed: int) -> bool:
     """Whether each bug is found, planted in a copy of the source."""
     found = []
     for number, (name, module, right, wrong) in enumerate(PLANTED):
@@ -77,7 +80,7 @@ def find_planted(seconds: int, directory: Path) -> bool:
         assert text.count(right) == 1, (module, right)
         path.write_text(text.replace(right, wrong))
         started = time.monotonic()
-        good, _ = fuzz(name, seconds, directory / f"corpus-{number}", source)
+        good, _ = fuzz(name, seconds, directory / f"corpus-{number}", seed, source)
         found.append(not good)
         print(f"{wrong} in {module}.py: {'NOT FOUND' if good else 'found'}", end=" ")
         print(f"after {time.monotonic() - started:.0f} s", flush=True)
@@ -93,6 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Fuzz the protocol.")
     parser.add_argument("--only", action="append", choices=TARGETS)
     parser.add_argument("--seconds", type=int, default=20, help="for each target")
+    parser.add_argument("--seed", type=int, default=1, help="0 for another one each time")
     parser.add_argument("--corpus", type=Path, help="a folder to go on from, and to fill")
     parser.add_argument("--planted", action="store_true", help="whether planted bugs are found")
     given = parser.parse_args()
@@ -100,10 +104,10 @@ def main() -> None:
         sys.exit("atheris sees no branches of the compiled build: install creche with --editable")
     directory = given.corpus or Path(tempfile.mkdtemp(prefix="creche-fuzz-"))
     if given.planted:
-        sys.exit(not find_planted(given.seconds, directory))
+        sys.exit(not find_planted(given.seconds, directory, given.seed))
     names = given.only or list(TARGETS)
     with ThreadPoolExecutor(2) as pool:
-        results = pool.map(lambda name: fuzz(name, given.seconds, directory), names)
+        results = pool.map(lambda name: fuzz(name, given.seconds, directory, given.seed), names)
         held = True
         for name, (good, output) in zip(names, results, strict=True):
             report(name, good, output)

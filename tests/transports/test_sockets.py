@@ -185,14 +185,15 @@ async def test_what_is_written_follows_the_outbox_though_the_kernel_takes_some_o
         assert transport.bytes_sent == len(expected)
 
 
-async def test_what_the_kernel_refuses_at_once_is_written_later(kind: Kind) -> None:
+@pytest.mark.parametrize("method", ["write", "write_small"])
+async def test_what_the_kernel_refuses_at_once_is_written_later(kind: Kind, method: str) -> None:
     async with connected(kind) as (transport, theirs, recorder, background):
         transport.start(background, recorder)
         filled = 0
         with pytest.raises(BlockingIOError):
             while True:
                 filled += transport._sock.send(MEGABYTE)
-        transport.write(b"refused")
+        getattr(transport, method)(b"refused")
         assert transport.waiting() == 7
         received = await in_thread(read_all, theirs, filled + 7)
         assert received[filled:] == b"refused"
@@ -237,9 +238,11 @@ async def test_whatever_the_kernel_takes_of_what_is_written_all_leaves_in_order(
         for number in range(200):
             data = bytes([number]) * rng.choice([1, 100, 5000, 100_000])
             expected += data
-            how = rng.randrange(4)
+            how = rng.randrange(5)
             if how == 0:
                 transport.write(data)
+            elif how == 4:
+                transport.write_small(data)
             elif how == 1:
                 own = bytearray(data)
                 transport.write(memoryview(own))
@@ -342,7 +345,8 @@ async def test_a_failed_write_is_reported_and_is_not_the_end_of_reading(pair: An
         transport.outbox += b"x"
         transport.flush()
         transport.write(b"y")
-        assert [type(exc) for exc in recorder.write_errors] == [BrokenPipeError] * 2
+        transport.write_small(b"z")
+        assert [type(exc) for exc in recorder.write_errors] == [BrokenPipeError] * 3
         assert not transport.outbox
         assert not recorder.errors
 
