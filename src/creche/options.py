@@ -75,7 +75,7 @@ class ConnectionOptions(TypedDict, total=False):
     max_fragments: int | None
     """The most frames that a message may come in; None for no limit. Default 131,072."""
     max_queue: int | None
-    """Received messages that may wait for the application before reading pauses. Default 16."""
+    """Received messages that may wait for the application before reading pauses. Default 64."""
     max_queue_bytes: int | None
     """Received bytes that may wait for the application before reading pauses. Default 1 MiB."""
     write_limit: int

@@ -47,8 +47,8 @@ def fuzz(
     """Fuzz one target in a process of its own; returns whether it held, and what was printed."""
     corpus = directory / name
     corpus.mkdir(parents=True, exist_ok=True)
-    for seed in TARGETS[name][1]:
-        (corpus / hashlib.sha1(seed).hexdigest()).write_bytes(seed)
+    for begin in TARGETS[name][1]:
+        (corpus / hashlib.sha1(begin).hexdigest()).write_bytes(begin)
     command = [
         *(sys.executable, __file__, name, str(corpus), f"-max_total_time={seconds}"),
         *("-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1", f"-seed={seed}"),

@@ -75,7 +75,7 @@ def test_the_build_that_runs_is_the_one_that_was_asked_for() -> None:
     if asked_for is None:
         pytest.skip("CRECHE_BUILD does not say what to expect")
     assert creche.protocol.COMPILED is (asked_for == "compiled")
-    for name in ("broadcast", "endpoint", "link", "transports.base", "transports.sockets"):
+    for name in ("broadcast", "endpoint", "link", "transports.base", "transports.tls"):
         source = str(import_module(f"creche.{name}").__file__)
         assert source.endswith(".py") is (asked_for == "pure"), name
 

@@ -12,12 +12,13 @@ import socket
 from creche.transports.base import Receiver, TaskStarter
 from creche.transports.polling import Readiness
 from creche.transports.sockets import SocketTransport
+from creche.transports.tls import TLSSocket
 
 
 class CallbackSocketTransport(SocketTransport):
     """A connected stream socket, by callbacks where the TaskStarter has a Readiness."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket | TLSSocket) -> None:
         super().__init__(sock)
         self._readiness: Readiness | None = None
         self._has_reader = False

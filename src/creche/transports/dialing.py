@@ -16,6 +16,7 @@ from creche.transports.base import Transport
 from creche.transports.callback_sockets import CallbackSocketTransport
 from creche.transports.sockets import SocketTransport, named_error, retry
 from creche.transports.streams import StreamTransport, TransportStream
+from creche.transports.tls import TLSSocket
 
 # The next address is tried after so long, or when the last one has failed (RFC 8305 5).
 ATTEMPT_DELAY = 0.25
@@ -142,17 +143,11 @@ async def open_transport(
         OSError: the TLS handshake failed (ssl.SSLError, ssl.SSLCertVerificationError).
     """
     try:
-        if context is not None:
-            sock.setblocking(False)
-            tls = context.wrap_socket(
-                sock,
-                server_side=server_side,
-                server_hostname=server_hostname,
-                do_handshake_on_connect=False,
-            )
-            sock = tls
-            await retry(tls, tls.do_handshake)
-        return CallbackSocketTransport(sock)
+        if context is None:
+            return CallbackSocketTransport(sock)
+        tls = TLSSocket(sock, context, server_side=server_side, server_hostname=server_hostname)
+        await retry(tls, tls.do_handshake)
+        return CallbackSocketTransport(tls)
     except BaseException:
         sock.close()
         raise

@@ -14,8 +14,9 @@ cdef class SocketTransport(Transport):
     cdef bint _eof_sent
     cdef object _attributes
 
-    @cython.locals(turns=int, least=Py_ssize_t, most=Py_ssize_t, size=Py_ssize_t, limit=Py_ssize_t)
     cpdef bint _read_ready(self) except -1
+    @cython.locals(turns=int, least=Py_ssize_t, most=Py_ssize_t, size=Py_ssize_t, limit=Py_ssize_t)
+    cdef bint _read_some(self) except -1
     @cython.locals(size=Py_ssize_t, whole=Py_ssize_t)
     cdef bint _send_some(self) except -1
     cpdef flush(self)

@@ -3,13 +3,12 @@
 
 A socket is tried first and waited for only when the kernel says no.
 
-What is peculiar about TLS (Python's ssl.SSLSocket over OpenSSL):
+What is peculiar about TLS (tls.py):
 
-- A write that the kernel refuses must be repeated with the very same bytes, and tells nothing of
-  its progress. So at most one record's worth is written per call, always from the front of what
-  waits, which only ever grows at its end meanwhile.
-- Bytes that are already decrypted do not make the socket readable. So reading goes on until
-  OpenSSL has nothing more, also after a pause. It reads one record at a time: `pending` tells.
+- A write that the kernel refuses must be repeated with the very same bytes. It is always from the
+  front of what waits, which only ever grows at its end meanwhile.
+- Bytes that have been received already do not make the socket readable. So reading goes on while
+  something is `pending`, also after a pause.
 - Either direction may ask for the other (a key update, for example). A write that wants to read
   is tried again after the next read, a read that wants to write once the socket is writable.
 """
@@ -30,6 +29,7 @@ from anyio.lowlevel import RunVar, checkpoint
 from anyio.streams.tls import TLSAttribute
 
 from creche.transports.base import LARGE_READ_SIZE, READ_SIZE, Receiver, TaskStarter, Transport
+from creche.transports.tls import TLSSocket
 
 if sys.platform == "win32":  # pragma: no cover - the tests run on Linux
     ioctl = None
@@ -39,13 +39,12 @@ else:
 
 T = TypeVar("T")
 
-# The most plaintext in a TLS record (RFC 8446 5.1).
-TLS_RECORD = 2**14
-
 # A socket with more than fits into the buffer is read so many times in a row before others get a
-# turn; of a TLS socket a read gives one record.
+# turn.
 _READS_IN_A_ROW = 2
-_TLS_READS_IN_A_ROW = 16
+
+# TLS gathers nothing: up to this size, a copy costs less than a record and a system call more.
+_JOINED = 2**16
 
 _CAN_GATHER = hasattr(socket.socket, "sendmsg")
 
@@ -72,7 +71,7 @@ def set_nodelay(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-async def retry(sock: socket.socket, operation: Callable[[], T]) -> T:
+async def retry(sock: socket.socket | TLSSocket, operation: Callable[[], T]) -> T:
     """Try a non-blocking operation until the kernel does not refuse it any more.
 
     Raises:
@@ -98,19 +97,20 @@ class SocketTransport(Transport):
     """A connected stream socket.
 
     Args:
-        sock: the socket, plain or an SSLSocket whose handshake is done. It is set to
+        sock: the socket, plain or with TLS over it whose handshake is done. It is set to
             non-blocking, without Nagle's algorithm, and belongs to the transport.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket | TLSSocket) -> None:
         super().__init__()
-        sock.setblocking(False)
-        set_nodelay(sock)
-        self._sock = sock
+        plain = sock.plain if isinstance(sock, TLSSocket) else sock
+        plain.setblocking(False)
+        set_nodelay(plain)
+        self._sock: Any = sock
         # Looked up here, in a task: callbacks of an event loop are in none, and AnyIO then cannot
         # tell which loop it is, unless anyio.run() has started it.
         self._buffer = read_buffer()
-        self._tls = isinstance(sock, ssl.SSLSocket)
+        self._tls = isinstance(sock, TLSSocket)
         self._paused = False
         self._resumed: anyio.Event | None = None
         self._writing = False  # somebody waits until the socket is writable
@@ -138,7 +138,8 @@ class SocketTransport(Transport):
         if self._tls:
             return None
         self.closed = True
-        return self._sock
+        sock: socket.socket = self._sock
+        return sock
 
     # Reading
 
@@ -167,7 +168,15 @@ class SocketTransport(Transport):
 
     def _read_ready(self) -> bool:
         """Read what is there; returns whether there may be more that no poll tells of."""
-        turns = _TLS_READS_IN_A_ROW if self._tls else _READS_IN_A_ROW
+        if not self._tls:
+            return self._read_some()
+        try:
+            return self._read_some()
+        finally:
+            self._sock.keep()
+
+    def _read_some(self) -> bool:
+        turns = _READS_IN_A_ROW
         least, most = READ_SIZE, len(self._buffer)
         while turns:
             turns -= 1
@@ -193,8 +202,7 @@ class SocketTransport(Transport):
             if self._tls:
                 if self.waiting() and not self._writing:
                     self.flush()
-                assert isinstance(self._sock, ssl.SSLSocket)
-                if size < TLS_RECORD and not self._sock.pending():
+                if not self._sock.pending():
                     return False
             elif size < limit:
                 return False
@@ -219,11 +227,7 @@ class SocketTransport(Transport):
         """Write from the front of what waits; returns whether all of that was taken."""
         front = self._front()
         whole = len(front)
-        if self._tls:
-            with memoryview(front) as view, view[:TLS_RECORD] as record:
-                size = self._sock.send(record)
-        else:
-            size = self._sock.send(front)
+        size: int = self._sock.send(front)
         self._taken(size)
         return size == whole
 
@@ -244,6 +248,10 @@ class SocketTransport(Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         blocked = self._writing or bool(self._kept)
+        if self._tls and not blocked and len(data) <= _JOINED:
+            self.outbox += data
+            self.flush()
+            return
         if self._tls or blocked or self._eof_sent or self.closed or not _CAN_GATHER:
             self._keep(data, 0)
             self.flush()
@@ -264,7 +272,7 @@ class SocketTransport(Transport):
             self._wait_writable()
 
     def write_small(self, data: bytes) -> None:
-        if self._tls or self._writing or self._eof_sent or self.closed or self.waiting():
+        if self._writing or self._eof_sent or self.closed or self.waiting():
             self.outbox += data
             self.flush()
             return
@@ -311,8 +319,8 @@ class SocketTransport(Transport):
             return
         self._eof_sent = True
         try:
-            if isinstance(self._sock, ssl.SSLSocket):
-                self._sock.unwrap()  # sends close_notify; does not wait for the peer's
+            if self._tls:
+                self._sock.unwrap()
         except (OSError, ValueError):
             pass
         try:
@@ -377,7 +385,7 @@ class SocketAttributes(Mapping[Any, Callable[[], Any]]):
 
     __slots__ = ("_local", "_remote", "_sock")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket | TLSSocket) -> None:
         self._sock = sock
         self._local = _address(sock.getsockname)
         self._remote = _address(sock.getpeername)
@@ -393,7 +401,8 @@ class SocketAttributes(Mapping[Any, Callable[[], Any]]):
 
     def _all(self) -> dict[Any, Callable[[], Any]]:
         """Made when they are asked for: they would be a tenth of an idle connection's memory."""
-        sock = self._sock
+        tls = self._sock.ssl_object if isinstance(self._sock, TLSSocket) else None
+        sock = self._sock.plain if isinstance(self._sock, TLSSocket) else self._sock
         attributes: dict[Any, Callable[[], Any]] = {
             SocketAttribute.family: lambda: sock.family,
             SocketAttribute.raw_socket: lambda: sock,
@@ -403,8 +412,7 @@ class SocketAttributes(Mapping[Any, Callable[[], Any]]):
                 attributes[getattr(SocketAttribute, f"{side}_address")] = _constant(address)
             if isinstance(address, tuple):
                 attributes[getattr(SocketAttribute, f"{side}_port")] = _constant(address[1])
-        if isinstance(sock, ssl.SSLSocket):
-            tls = sock
+        if tls is not None:
             attributes |= {
                 TLSAttribute.alpn_protocol: tls.selected_alpn_protocol,
                 TLSAttribute.cipher: tls.cipher,
@@ -412,6 +420,7 @@ class SocketAttributes(Mapping[Any, Callable[[], Any]]):
                 TLSAttribute.peer_certificate_binary: lambda: tls.getpeercert(True),
                 TLSAttribute.server_side: lambda: tls.server_side,
                 TLSAttribute.shared_ciphers: tls.shared_ciphers,
+                TLSAttribute.ssl_object: lambda: tls,
                 TLSAttribute.tls_version: tls.version,
             }
         return attributes
