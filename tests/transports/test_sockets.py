@@ -441,6 +441,16 @@ async def test_tls_bytes_that_are_decrypted_already_are_read_after_a_pause(
             transport.resume_reading()
 
 
+async def test_tls_bytes_that_need_many_reads_are_read_in_many_turns(
+    kind: Kind, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    async with connected(kind, server_tls, client_tls) as (transport, theirs, recorder, background):
+        transport._buffer = bytearray(1)
+        transport.start(background, recorder)
+        theirs.sendall(b"abcdefgh")
+        await until(lambda: recorder.data == b"abcdefgh")
+
+
 async def test_tls_bytes_that_came_with_the_handshake_are_read_at_the_start(
     kind: Kind, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
