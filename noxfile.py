@@ -63,8 +63,9 @@ def tests(session: nox.Session) -> None:
 
     The compiled build is a wheel that was built from the sdist, the pure one is editable. The
     tests of hostile peers take long: they run compiled on the oldest and the newest Python, and
-    pure on the oldest, there without the cancellation sweep, which covers nothing that the others
-    do not. Those of the documentation and of interoperation have sessions of their own.
+    pure on the oldest. The cancellation sweep, which covers nothing that the others do not, runs
+    once, compiled on the oldest. Those of the documentation and of interoperation have sessions of
+    their own.
     """
     install_group(session, "test")
     session.install("anyio>=4.16", "h11", "build")
@@ -72,12 +73,13 @@ def tests(session: nox.Session) -> None:
         session.log("there is no C compiler: the compiled build is left out")
     elif session.posargs or session.python in COMPILED_ON:
         install_compiled(session)
-        run_tests(session, "compiled", *session.posargs)
+        choice = () if session.python == OLDEST else ("--deselect", SWEEP)
+        run_tests(session, "compiled", *(session.posargs or choice))
     if session.posargs or session.python in PURE_ON:
         reinstall(session, "--editable", ".")
-        choice = (
-            ("--cov=creche", "--deselect", SWEEP) if session.python == OLDEST else WITHOUT_HOSTILE
-        )
+        choice = WITHOUT_HOSTILE
+        if session.python == OLDEST:
+            choice = ("--cov=creche", "--deselect", SWEEP)
         run_tests(session, "pure", *(session.posargs or choice))
 
 
