@@ -29,6 +29,15 @@ async def test_a_connected_socket_can_be_given() -> None:
         assert sock.fileno() == -1
 
 
+async def test_a_socket_that_has_tls_already_is_refused(client_tls: ssl.SSLContext) -> None:
+    ours, theirs = socket.socketpair()
+    tls = client_tls.wrap_socket(ours, server_hostname="h", do_handshake_on_connect=False)
+    with tls, theirs:
+        with pytest.raises(TypeError, match="sock must be a plain socket"):
+            async with creche.connect("wss://h/", sock=tls):
+                pytest.fail("it was taken")
+
+
 async def test_host_and_port_can_be_others_than_the_uris() -> None:
     async with creche.serving(echo, "127.0.0.1", hosts=None) as server:
         host, port = server.addresses[0]
