@@ -27,8 +27,9 @@ from anyio.lowlevel import current_token
 from creche.buffers import BufferLimit
 from creche.traffic import Traffic
 from creche.transports.polling import Poller, Readiness, log_failure
+from creche.transports.sockets import read_buffer
 from creche.turns import Turns
-from creche.waiting import Waiter, new_waiter
+from creche.waiting import Waiter, current_budget, new_waiter
 
 NEVER = float("inf")
 
@@ -85,6 +86,8 @@ class Background:
     Attributes:
         traffic: counts what its connections send and receive.
         turns: what its connections have done at the end of a turn.
+        budget: the event loop's.
+        read_buffer: what the event loop reads into.
         now: the event loop's clock.
         readiness: calls back when a socket is ready; None where a task has to wait for it.
     """
@@ -92,6 +95,8 @@ class Background:
     def __init__(self, max_buffered_bytes: int | None = None, *, polling: bool = False) -> None:
         self.buffers = BufferLimit(max_buffered_bytes)
         self.traffic = Traffic()
+        self.budget = current_budget()
+        self.read_buffer = read_buffer()
         token = current_token().native_token
         loop = token if isinstance(token, asyncio.AbstractEventLoop) else None
         self.now = _clock(loop)

@@ -49,9 +49,8 @@ from creche.protocol.extensions import Extension
 from creche.protocol.messages import encode_message, message_opcode
 from creche.protocol.pings import Ping
 from creche.protocol.prepared import PreparedMessage
-from creche.protocol.states import Outcome, Side, State
+from creche.protocol.states import CLOSED, ENDED_BADLY, ENDED_WELL, LOST, OPEN, Side
 from creche.transports.base import Receiver, Transport
-from creche.waiting import current_budget
 
 # The outbox is flushed at this size, whatever else may be said in the same turn.
 _FLUSH_SIZE = 2**16
@@ -61,8 +60,6 @@ _LARGE = 2**15
 
 # A sender that has said nothing for so many seconds is taken to have waited for something.
 _PAUSE = 0.0002
-
-_OPEN = State.OPEN
 
 # Leaving a cancelled scope takes at most so many seconds.
 _CANCELLED_CLOSE_TIMEOUT = 1.0
@@ -101,7 +98,7 @@ class Link(Receiver):
         self.gone = False
         self._gone_event: anyio.Event | None = None  # made when somebody waits for it
         self._now = background.now
-        self._budget = current_budget()
+        self._budget = background.budget
         self._write_limit = options["write_limit"]
         self._key = object()  # marks our own exceptions, without keeping us alive
         self.connection.timers.ping_sooner(background.next_phase())
@@ -246,7 +243,7 @@ class Link(Receiver):
         """The application has got to the end of the stream."""
         self.transport.flush()  # the close frame for a peer that broke the protocol
         self._update()
-        if self.connection.outcome is Outcome.NORMAL:
+        if self.connection.outcome is ENDED_WELL:
             self.connection.timers.end_taken()
             self._cancel_rest(current_branches())
 
@@ -511,7 +508,7 @@ class Link(Receiver):
 
     def set_keepalive(self, ping_interval: float | None, ping_timeout: float | None) -> None:
         """Ping otherwise from now on."""
-        if self.connection.state is State.OPEN:
+        if self.connection.state is OPEN:
             self.connection.timers.set_keepalive(self._now(), ping_interval, ping_timeout)
             self._reschedule()
 
@@ -604,9 +601,9 @@ class Link(Receiver):
         kind: type[ConnectionClosed]
         if self.closed_by_us:
             kind = ConnectionAlreadyClosed
-        elif outcome is Outcome.NORMAL:
+        elif outcome is ENDED_WELL:
             kind = well
-        elif outcome is Outcome.ABNORMAL or self._error is not None:
+        elif outcome is ENDED_BADLY or self._error is not None:
             kind = ConnectionClosedError
         else:
             kind = ConnectionAlreadyClosed  # send_eof() or Server.shutdown() was called
@@ -623,19 +620,19 @@ class Link(Receiver):
             return False
         # What is sent in answer to the peer's close frame is that very object.
         answered = connection.sent is None or connection.sent is connection.received
-        return answered or connection.outcome is Outcome.ABNORMAL
+        return answered or connection.outcome is ENDED_BADLY
 
     def is_own_end(self, exc: BaseException) -> bool:
         return isinstance(exc, ConnectionClosed) and exc.of_connection(self._key)
 
     def loss(self) -> ConnectionClosed | None:
-        if self.closed_by_us or self.connection.outcome is not Outcome.ABNORMAL:
+        if self.closed_by_us or self.connection.outcome is not ENDED_BADLY:
             return None
         return self.ending(EndOfMessages)
 
     def join_group(self, group: ConnectionTaskGroup) -> None:
         self._groups.append(group)
-        if self.connection.outcome is Outcome.ABNORMAL:
+        if self.connection.outcome is ENDED_BADLY:
             group.cancel_all()
 
     def leave_group(self, group: ConnectionTaskGroup) -> None:
@@ -681,7 +678,7 @@ class Link(Receiver):
             self._reschedule()
         if self.transport.waiting() and not self._flush_scheduled:
             self._flush()  # an answer to a ping or a close frame
-        if connection.state is not _OPEN:
+        if connection.state is not OPEN:
             self._update()
 
     def eof_received(self) -> None:
@@ -718,7 +715,7 @@ class Link(Receiver):
                 self._count()
             for written in self._flushers:
                 written.set()
-        if self.connection.state is not State.OPEN:
+        if self.connection.state is not OPEN:
             self._update()
 
     def _continue(self) -> None:
@@ -800,13 +797,13 @@ class Link(Receiver):
         """Draw the consequences of the protocol's state."""
         connection = self.connection
         transport = self.transport
-        if connection.state is State.CLOSED and not transport.waiting():
+        if connection.state is CLOSED and not transport.waiting():
             if connection.eof:
                 connection.lose("")
-            elif connection.side is Side.SERVER or connection.failure is not None:
+            elif not connection.masking or connection.failure is not None:
                 transport.send_eof()  # the server closes TCP first (RFC 6455 7.1.1)
-        if connection.state is State.LOST and not self.gone:
-            if connection.outcome is Outcome.ABNORMAL:
+        if connection.state is LOST and not self.gone:
+            if connection.outcome is ENDED_BADLY:
                 transport.abort()
             else:
                 transport.close()
@@ -816,7 +813,7 @@ class Link(Receiver):
                 self._gone_event.set()
         if not self._outcome_seen and connection.outcome is not None:
             self._outcome_seen = True
-            if connection.outcome is Outcome.ABNORMAL and not self.closed_by_us:
+            if connection.outcome is ENDED_BADLY and not self.closed_by_us:
                 for group in self._groups:
                     group.cancel_all()
         self._wake_all()

@@ -155,8 +155,9 @@ class Answering:
                 response = self._handshake.accept(request, subprotocol)
             except ValueError:
                 raise self._failed() from None
-            for name, value in Headers(headers).fields:
-                response.headers.add(name, value)
+            if headers:
+                for name, value in Headers(headers).fields:
+                    response.headers.add(name, value)
             hook = self._options["process_response"]
             if hook is not None:
                 response = await self._call(hook, Response, request, response) or response

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import socket
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Unpack
 
 import anyio
+from anyio import TaskHandle
 from anyio.abc import ByteStream, Listener, TaskStatus
 
 from creche.background import NEVER, Background, Timer, is_cancelled
@@ -352,7 +354,7 @@ class Server:
         try:
             self._stop_accepting()
             for client in list(self._opening):
-                client.scope.cancel()
+                client.cancel()
             links = list(self._links)
             start = anyio.current_time()
             for number, link in enumerate(links):
@@ -404,7 +406,7 @@ class Server:
     async def _cancel_clients(self) -> None:
         """Cancel every handler; each connection closes within its bound."""
         for client in list(self._clients):
-            client.scope.cancel()
+            client.cancel()
         with anyio.CancelScope(shield=True):
             await self._wait_idle()
 
@@ -429,7 +431,7 @@ class Server:
         await self._accept_with(accept_loop, sock, self._add_socket, self._logger)
 
     async def _accept_streams(self, listener: Listener[ByteStream]) -> None:
-        await self._accept_with(listener.serve, self._serve_client, self._background.handlers)
+        await self._accept_with(listener.serve, self._serve_stream, self._background.handlers)
 
     async def _accept_with(self, function: Callable[..., Awaitable[None]], *args: Any) -> None:
         with anyio.CancelScope() as scope:
@@ -443,49 +445,54 @@ class Server:
                     self._stopped.set()
 
     def _add_socket(self, sock: socket.socket) -> float | None:
-        self._background.handlers.start_soon(self._serve_client, sock)
+        client = self._begin_opening()
+        client.task = self._background.handlers.start_soon(self._serve_client, client, sock)
         return _CROWDED_PAUSE if len(self._opening) == self._options["max_handshakes"] else None
 
-    async def _serve_client(self, accepted: socket.socket | ByteStream) -> None:
-        """All of one client's time here. It raises nothing."""
-        self._accepted += 1
-        self._tell("connection.open.started")
-        client = _Client(self)
-        with client.scope:
-            self._begin_opening(client)
-            try:
-                if isinstance(self._handler, DecidingHandler):
-                    await _Decider(self, client).serve(accepted, self._handler)
-                else:
-                    ws = await self._open(client, accepted)
-                    if ws is not None:
-                        await self._handle(ws, self._handler)
-            except Exception:
-                self._logger.exception("a connection failed; please report it")
-            except anyio.get_cancelled_exc_class():
-                # The task ends here anyway. What got out of it would keep its frames in a cycle,
-                # and on asyncio would cancel the server if nobody has cancelled this task: the
-                # handler has awaited one that was cancelled elsewhere.
-                if not is_cancelled():
-                    self._logger.error("handler was cancelled from outside of its scopes")
-            finally:
-                self._opening.pop(client, None)
-                self._clients.discard(client)
-                client.dismiss()
-                if not self._clients:
-                    self._idle.set()
+    async def _serve_stream(self, stream: ByteStream) -> None:
+        client = self._begin_opening()
+        with anyio.CancelScope() as client.task:
+            await self._serve_client(client, stream)
 
-    def _begin_opening(self, client: _Client) -> None:
+    def _begin_opening(self) -> _Client:
         """One more handshake is under way; where there are too many, the oldest is dropped."""
+        self._accepted += 1
+        client = _Client(self)
         self._clients.add(client)
         self._opening[client] = None
         limit = self._options["max_handshakes"]
         if limit is not None and len(self._opening) > limit:
             oldest = next(iter(self._opening))
             del self._opening[oldest]
-            oldest.scope.cancel()
+            oldest.cancel()
             self._refusals += 1
             self._warn("more than max_handshakes=%d: the oldest are dropped", limit)
+        return client
+
+    async def _serve_client(self, client: _Client, accepted: socket.socket | ByteStream) -> None:
+        """All of one client's time here. It raises nothing."""
+        self._tell("connection.open.started")
+        try:
+            if isinstance(self._handler, DecidingHandler):
+                await _Decider(self, client).serve(accepted, self._handler)
+            else:
+                ws = await self._open(client, accepted)
+                if ws is not None:
+                    await self._handle(ws, self._handler)
+        except Exception:
+            self._logger.exception("a connection failed; please report it")
+        except anyio.get_cancelled_exc_class():
+            # The task ends here anyway. What got out of it would keep its frames in a cycle, and on
+            # asyncio would cancel the server if nobody has cancelled this task: the handler has
+            # awaited one that was cancelled elsewhere.
+            if not is_cancelled():
+                self._logger.error("handler was cancelled from outside of its scopes")
+        finally:
+            self._opening.pop(client, None)
+            self._clients.discard(client)
+            client.dismiss()
+            if not self._clients:
+                self._idle.set()
 
     async def _open(
         self, client: _Client, accepted: socket.socket | ByteStream
@@ -498,7 +505,7 @@ class Server:
             self._refused(exc)
             return None
         except anyio.get_cancelled_exc_class():
-            if client.is_late():
+            if client.late:
                 self._refused(_timeout(self._options))
             raise
         self._has_opened(client)
@@ -510,7 +517,7 @@ class Server:
         return StreamTransport(accepted)
 
     def _has_opened(self, client: _Client) -> None:
-        client.scope.deadline = NEVER
+        client.timer.cancel()
         self._opening.pop(client, None)
         self._opened += 1
 
@@ -538,7 +545,7 @@ class Server:
         """A connection is open; returns the timer of its life, if that is limited."""
         self.connections.add(ws)
         self._links.add(ws._link)
-        ws.logger.debug("connection open")
+        self._log(ws, logging.DEBUG, "connection open")
         self._tell("connection.open.complete", websocket=ws)
         seconds = self._options["max_lifetime"]
         if seconds is None:
@@ -553,9 +560,9 @@ class Server:
             self._failed += 1
             ws.logger.error("handler raised; the connection is closed with 1011", exc_info=exc)
         elif isinstance(exc, ConnectionClosedError):
-            ws.logger.info("connection lost: %s", exc)
+            self._log(ws, logging.INFO, "connection lost: %s", exc)
         else:
-            ws.logger.debug("handler met the end: %s", exc)
+            self._log(ws, logging.DEBUG, "handler met the end: %s", exc)
 
     def _end(self, ws: WebSocket, lifetime: Timer | None) -> None:
         """The handler has ended, and with it the connection."""
@@ -564,7 +571,12 @@ class Server:
         self._codes[ws.close_code or ABNORMAL] += 1
         if lifetime is not None:
             lifetime.cancel()
-        ws.logger.debug("connection closed")
+        self._log(ws, logging.DEBUG, "connection closed")
+
+    def _log(self, ws: WebSocket, level: int, message: str, *args: object) -> None:
+        """With the connection's name, which is made only where somebody wants to know it."""
+        if self._logger.isEnabledFor(level):
+            ws.logger.log(level, message, *args)
 
 
 class _Decider(Decider):
@@ -594,7 +606,7 @@ class _Decider(Decider):
         except (OSError, HandshakeError) as exc:
             server._refused(exc)
         except anyio.get_cancelled_exc_class():
-            if self._ws is None and self._client.is_late():
+            if self._ws is None and self._client.late:
                 server._refused(_timeout(server._options))
             raise
 
@@ -669,19 +681,37 @@ class _Lifetime:
 
 
 class _Client(Gate):
-    """A client of a server, from its first byte to its last."""
+    """A client of a server, from its first byte to its last.
 
-    __slots__ = ("_client", "_server", "admitted", "scope")
+    Attributes:
+        task: what serves it; None until that is known.
+        timer: the deadline of the opening handshake.
+        late: whether that is over.
+        admitted: whether it counts among the connections.
+    """
+
+    __slots__ = ("_client", "_server", "admitted", "late", "task", "timer")
 
     def __init__(self, server: Server) -> None:
-        self.scope = anyio.CancelScope(deadline=_deadline(server._options))
+        self.task: TaskHandle[None] | anyio.CancelScope | None = None
+        self.late = False
         self.admitted = False
         self._client: str | None = None  # what counts as one client
         self._server = server
+        background = server._background
+        seconds = server._options["open_timeout"]
+        self.timer = background.schedule(
+            self, NEVER if seconds is None else background.now() + seconds
+        )
 
-    def is_late(self) -> bool:
-        """Whether the time for the opening handshake is over."""
-        return anyio.current_time() >= self.scope.deadline
+    def cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+    def timeout_due(self, _now: float) -> float:
+        self.late = True
+        self.cancel()
+        return NEVER
 
     def check_open(self, request: Request) -> None:
         server = self._server
@@ -710,6 +740,7 @@ class _Client(Gate):
 
     def dismiss(self) -> None:
         """It has gone."""
+        self.timer.cancel()
         if self.admitted:
             self._server._admitted -= 1
             if self._client is not None:

@@ -432,7 +432,7 @@ async def test_tls_bytes_that_are_decrypted_already_are_read_after_a_pause(
 ) -> None:
     async with connected(kind, server_tls, client_tls) as (transport, theirs, recorder, background):
         # Read a byte at a time, so that the rest of the record stays decrypted.
-        transport._buffer = bytearray(1)
+        background.read_buffer = bytearray(1)
         transport.start(background, recorder)
         recorder.on_data = transport.pause_reading
         theirs.sendall(b"abc")
@@ -445,7 +445,7 @@ async def test_tls_bytes_that_need_many_reads_are_read_in_many_turns(
     kind: Kind, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
     async with connected(kind, server_tls, client_tls) as (transport, theirs, recorder, background):
-        transport._buffer = bytearray(1)
+        background.read_buffer = bytearray(1)
         transport.start(background, recorder)
         theirs.sendall(b"abcdefgh")
         await until(lambda: recorder.data == b"abcdefgh")

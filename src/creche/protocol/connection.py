@@ -54,7 +54,19 @@ from creche.protocol.frames import (
 from creche.protocol.masking import apply_mask, new_key
 from creche.protocol.messages import Inbox
 from creche.protocol.pings import Ping, Pings
-from creche.protocol.states import TRANSITIONS, Event, Outcome, Side, State
+from creche.protocol.states import (
+    CLOSED,
+    CLOSING,
+    ENDED_BADLY,
+    ENDED_WELL,
+    FAILING,
+    LOST,
+    OPEN,
+    TRANSITIONS,
+    Event,
+    Outcome,
+    Side,
+)
 from creche.protocol.timers import Timers, Verdict
 
 # After a violation so much of what still arrives is read and dropped, and for so long: closing a
@@ -117,7 +129,7 @@ class Connection:
     ) -> None:
         self.side = side
         self.outbox = outbox
-        self.state = State.OPEN
+        self.state = OPEN
         self.ended = False  # whether nothing is to come after what is in the inbox
         self.can_send = True  # whether messages may still be sent
         self.inbox = Inbox(max_size, max_fragments, max_queue, max_queue_bytes)
@@ -157,11 +169,11 @@ class Connection:
     @property
     def outcome(self) -> Outcome | None:
         """How the connection ended; None while it has not, or while it is still in the stream."""
-        if self.state is not State.CLOSED and self.state is not State.LOST:
+        if self.state is not CLOSED and self.state is not LOST:
             return None
         if self.received is None or self.failure is not None:
-            return Outcome.ABNORMAL
-        return Outcome.NORMAL if self.received.code in NORMAL_CODES else Outcome.ABNORMAL
+            return ENDED_BADLY
+        return ENDED_WELL if self.received.code in NORMAL_CODES else ENDED_BADLY
 
     def must_pause(self) -> bool:
         """Whether the inbox is full and bytes wait for it."""
@@ -370,7 +382,7 @@ class Connection:
     def _drop(self, size: int) -> None:
         """Count what arrives after the end of the frames; too much of it ends the transport."""
         self._dropped += size
-        if self._dropped > DRAIN_BYTES and self.state is State.CLOSED:
+        if self._dropped > DRAIN_BYTES and self.state is CLOSED:
             self.lose("the peer went on sending after the end")
 
     def receive_eof(self) -> None:
@@ -392,7 +404,7 @@ class Connection:
         if message is None and inbox.too_big:
             inbox.clear()
             self._violation(PayloadTooBig(f"a message of more than {inbox.max_size} bytes"), now)
-        if message is None and self.state is State.FAILING:
+        if message is None and self.state is FAILING:
             self.fail(now)
         return message
 
@@ -403,7 +415,7 @@ class Connection:
         message that is taken bit by bit has `message_timeout` for each bit, and no `max_size`.
         """
         part = self.inbox.take_part()
-        if part is None and self.state is State.FAILING:
+        if part is None and self.state is FAILING:
             self.fail(now)
         if part is not None and self.timers.is_watching_message():
             self.timers.message_began(now)
@@ -505,9 +517,9 @@ class Connection:
 
         A peer that broke the protocol is told of that instead.
         """
-        if self.state is State.FAILING:
+        if self.state is FAILING:
             self.fail(now)
-        elif self.state is State.OPEN:
+        elif self.state is OPEN:
             self._append_close(close)
             self._move(Event.CLOSE_SENT)
             self.timers.close_within(self.timers.close_timeout, now)
@@ -556,7 +568,7 @@ class Connection:
             self.timers.all_answered()
 
     def _close_received(self, close: Close, now: float) -> None:
-        if self.state is State.OPEN:
+        if self.state is OPEN:
             self._append_close(close)
         self.received = close
         self._move(Event.CLOSE_RECEIVED)
@@ -575,7 +587,7 @@ class Connection:
             return
         self._move(Event.VIOLATION)
         self.timers.stop_keepalive()
-        if self.state is State.FAILING:
+        if self.state is FAILING:
             self.timers.end_within(self.timers.close_timeout, now)
         else:
             self.timers.close_within(DRAIN_SECONDS, now)
@@ -590,7 +602,7 @@ class Connection:
 
     def lose(self, reason: str) -> None:
         """The transport is of no more use, or is given up."""
-        if self.state is not State.LOST:
+        if self.state is not LOST:
             self._move(Event.TRANSPORT_LOST)
             self.loss = reason
             self.outbox.clear()
@@ -600,8 +612,8 @@ class Connection:
 
     def _move(self, event: Event) -> None:
         self.state = TRANSITIONS[self.state][event]
-        self.can_send = self.state is State.OPEN or self.state is State.FAILING
-        self.ended = not (self.state is State.OPEN or self.state is State.CLOSING)
+        self.can_send = self.state is OPEN or self.state is FAILING
+        self.ended = not (self.state is OPEN or self.state is CLOSING)
         if self.ended:
             self.must_continue = False
 
@@ -627,7 +639,7 @@ class Connection:
                 self._send_keepalive(now)
             elif verdict is Verdict.END:
                 out_of_time = True
-                if self.state is State.FAILING:
+                if self.state is FAILING:
                     self.fail(now)
             elif verdict is Verdict.UNFINISHED:
                 self._violation(ProtocolError(self.timers.describe(verdict), POLICY_VIOLATION), now)

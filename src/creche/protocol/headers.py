@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
+from typing import Any
 
 HeadersLike = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -67,7 +68,9 @@ class Headers(Mapping[str, str]):
         self._fields: list[tuple[str, str]] = []
         self._index: dict[str, str] = {}  # the values by names in small letters
         self._packed: str | None = None  # all of it in one text, while these two are empty
-        for name, value in fields.items() if isinstance(fields, Mapping) else fields:
+        if type(fields) is not list and isinstance(fields, Mapping):
+            fields = fields.items()
+        for name, value in fields:
             self.add(name, value)
 
     def add(self, name: str, value: str) -> None:
@@ -79,7 +82,8 @@ class Headers(Mapping[str, str]):
             raise TypeError(f"header {name!r}: {value!r} must be two str")
         name, key = _checked_name(name) if len(name) <= _SHORT_NAME else _check_name(name)
         value = value.strip(" \t")
-        if _VALUE.fullmatch(value) is None:
+        # Most values are plain text, and need no more than a look.
+        if not (value.isascii() and value.isprintable()) and _VALUE.fullmatch(value) is None:
             shown = _shown(name, repr(value))
             raise ValueError(f"header {name} has a value with forbidden characters: {shown}")
         self._fields.append((name, value))
@@ -103,6 +107,10 @@ class Headers(Mapping[str, str]):
 
     def __getitem__(self, name: str) -> str:
         return self._values()[name.lower()]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a name, `default` if there is none."""
+        return self._values().get(name.lower(), default)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name.lower() in self._values()

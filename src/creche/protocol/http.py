@@ -6,7 +6,6 @@ h11 parses HTTP/1.1. Here the head is bounded before h11 sees it, and its versio
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -19,7 +18,6 @@ from creche.protocol.headers import Headers, HeadersLike
 # The most of a refusing server's body that is kept, in bytes.
 MAX_BODY_BYTES = 2**16
 
-_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 _MISSING: Any = object()
 
 
@@ -101,7 +99,7 @@ class Response:
             raise TypeError(f"status must be an int, not {type(status).__name__}")
         if not 101 <= status <= 599:
             raise ValueError(f"status {status} is not one of 101 to 599")
-        if not isinstance(body, bytes | str):
+        if not isinstance(body, (bytes, str)):
             raise TypeError(f"body must be str or bytes, not {type(body).__name__}")
         self.status = int(status)
         self.headers = headers if isinstance(headers, Headers) else Headers(headers)
@@ -150,11 +148,22 @@ class HeadReader:
         buffer = self._buffer
         searched = max(len(buffer) - 3, 0)
         buffer += data
-        end = _END_OF_HEAD.search(buffer, searched)
-        size = end.end() if end else len(buffer)
+        end = _end_of_head(buffer, searched)
+        size = end or len(buffer)
         if size > self._max_bytes:
             raise HeadTooLarge(self._max_bytes, b"\n" not in buffer[: self._max_bytes])
         return bytes(buffer) if end else None
+
+
+def _end_of_head(buffer: bytearray, start: int) -> int:
+    """Behind the first empty line after `start`; 0 if there is none (RFC 9112 2.2: a line may end
+    without CR)."""
+    ends = [
+        found + len(empty)
+        for empty in (b"\n\r\n", b"\n\n")
+        if (found := buffer.find(empty, start)) != -1
+    ]
+    return min(ends, default=0)
 
 
 def decode_headers(fields: Any) -> Headers:

@@ -102,9 +102,7 @@ class ServerHandshake:
             raise reject(414 if exc.in_first_line else 431, str(exc)) from None
         if head is None:
             return None
-        first_line = head.lstrip(b"\r\n").partition(b"\n")[0].rstrip(b"\r")
-        version = re.search(rb" HTTP/(\d+\.\d+)$", first_line)
-        if version is not None and version[1] != b"1.1":
+        if _is_of_another_version(head):
             raise reject(505, "the opening handshake needs HTTP/1.1")
         self._http = h11.Connection(h11.SERVER)  # not before: slow clients shall cost little
         self._http.receive_data(head)
@@ -121,11 +119,12 @@ class ServerHandshake:
         )
         if request.method not in _METHODS:
             raise self._method_not_allowed()
-        if self._has_body():
+        if _tells_of_body(headers) and self._has_body():
             raise reject(400, "a request with a body cannot become a WebSocket")
         return request
 
     def _has_body(self) -> bool:
+        """What h11 makes of it: Content-Length may be 0."""
         try:
             return not isinstance(self._http.next_event(), h11.EndOfMessage)
         except h11.RemoteProtocolError:
@@ -261,11 +260,11 @@ class ServerHandshake:
 
     def _respond(self, response: Response) -> bytes:
         headers = encode_headers(response.headers)
-        reason = response.reason_phrase.encode()
         if response.status == 101:
             # Headers has checked the fields, and there is nothing else for h11 to say.
-            fields = b"".join(b"%b: %b\r\n" % field for field in headers)
-            return b"HTTP/1.1 101 %b\r\n%b\r\n" % (reason, fields)
+            fields = b"".join([b"%b: %b\r\n" % field for field in headers])
+            return b"HTTP/1.1 101 Switching Protocols\r\n%b\r\n" % fields
+        reason = response.reason_phrase.encode()
         # A refusal may come before the request was read to its end, or where h11 gave up on it:
         # a connection of its own writes it.
         http = h11.Connection(h11.SERVER)
@@ -282,6 +281,19 @@ class ServerHandshake:
         if method != "HEAD":
             parts.append(http.send(h11.Data(data=response.body)))
         return b"".join(part or b"" for part in parts)
+
+
+def _is_of_another_version(head: bytes) -> bool:
+    """Whether a request says that it is not of HTTP/1.1."""
+    first_line = head.lstrip(b"\r\n").partition(b"\n")[0].rstrip(b"\r")
+    if first_line.endswith(b" HTTP/1.1"):
+        return False
+    return re.search(rb" HTTP/\d+\.\d+$", first_line) is not None
+
+
+def _tells_of_body(headers: Headers) -> bool:
+    """Whether a request may have a body (RFC 9112 6.3)."""
+    return "Content-Length" in headers or "Transfer-Encoding" in headers
 
 
 def offered_subprotocols(request: Request) -> list[str]:

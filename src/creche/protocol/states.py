@@ -1,5 +1,9 @@
 # cython: annotation_typing=False
-"""The states of a connection, and what moves it from one to another (RFC 6455 7.1)."""
+"""The states of a connection, and what moves it from one to another (RFC 6455 7.1).
+
+The members that are asked for often have names of their own: to look one up in its class calls a
+Python function before 3.12, and to hash one always does, unless the class says otherwise.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +24,19 @@ class State(Enum):
     CLOSED = "closed"  # nothing more is sent or read as frames; the transport is still to end
     LOST = "lost"  # the transport is of no more use
 
+    __hash__ = object.__hash__
+
+
+OPEN, CLOSING, FAILING, CLOSED, LOST = State
+
 
 class Event(Enum):
     CLOSE_SENT = "close sent"
     CLOSE_RECEIVED = "close received"
     VIOLATION = "violation"
     TRANSPORT_LOST = "transport lost"
+
+    __hash__ = object.__hash__
 
 
 TRANSITIONS: dict[State, dict[Event, State]] = {
@@ -56,3 +67,6 @@ class Outcome(Enum):
 
     NORMAL = "normal"
     ABNORMAL = "abnormal"
+
+
+ENDED_WELL, ENDED_BADLY = Outcome

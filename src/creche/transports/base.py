@@ -56,9 +56,11 @@ class TaskStarter(Protocol):
 
     Attributes:
         readiness: calls back when a socket is ready; None where a task has to wait for it.
+        read_buffer: what this event loop reads into.
     """
 
     readiness: Readiness | None
+    read_buffer: bytearray
 
     def start_soon(
         self, function: Callable[..., Coroutine[Any, Any, None]], /, *args: Any

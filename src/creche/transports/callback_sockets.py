@@ -25,8 +25,7 @@ class CallbackSocketTransport(SocketTransport):
         self._has_writer = False
 
     def start(self, tasks: TaskStarter, receiver: Receiver) -> None:
-        self._tasks = tasks
-        self._receiver = receiver
+        self._attach(tasks, receiver)
         self._readiness = tasks.readiness
         if self._readiness is not None:
             try:
@@ -37,7 +36,7 @@ class CallbackSocketTransport(SocketTransport):
                 self.calls_back = True
                 self._read_soon(self._readiness)
                 return
-        super().start(tasks, receiver)
+        tasks.start_soon(self._read_loop)
 
     def _add_reader(self, readiness: Readiness) -> None:
         readiness.add_reader(self._sock.fileno(), self._on_readable)

@@ -55,8 +55,16 @@ _WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSL
 _buffer: RunVar[bytearray] = RunVar("creche_read_buffer")
 
 
+# The read buffer of a transport that has not been started.
+_NOTHING = bytearray()
+
+
 def read_buffer() -> bytearray:
-    """The buffer that this event loop reads into."""
+    """The buffer that this event loop reads into.
+
+    To be called in a task: callbacks of an event loop are in none, and AnyIO then cannot tell which
+    loop it is, unless anyio.run() has started it.
+    """
     try:
         return _buffer.get()
     except LookupError:
@@ -107,9 +115,7 @@ class SocketTransport(Transport):
         plain.setblocking(False)
         set_nodelay(plain)
         self._sock: Any = sock
-        # Looked up here, in a task: callbacks of an event loop are in none, and AnyIO then cannot
-        # tell which loop it is, unless anyio.run() has started it.
-        self._buffer = read_buffer()
+        self._buffer = _NOTHING
         self._tls = isinstance(sock, TLSSocket)
         self._paused = False
         self._resumed: anyio.Event | None = None
@@ -144,9 +150,13 @@ class SocketTransport(Transport):
     # Reading
 
     def start(self, tasks: TaskStarter, receiver: Receiver) -> None:
+        self._attach(tasks, receiver)
+        tasks.start_soon(self._read_loop)
+
+    def _attach(self, tasks: TaskStarter, receiver: Receiver) -> None:
         self._tasks = tasks
         self._receiver = receiver
-        tasks.start_soon(self._read_loop)
+        self._buffer = tasks.read_buffer
 
     async def _read_loop(self) -> None:
         # TLS: what the opening handshake left decrypted does not make the socket readable.
