@@ -419,6 +419,17 @@ async def test_a_shutdown_does_not_wait_for_a_handshake_that_is_under_way() -> N
                 await stream.receive()
 
 
+async def test_a_shutdown_ends_a_client_that_was_accepted_in_the_same_turn() -> None:
+    async with creche.serving(echo, "127.0.0.1", open_timeout=None) as server:
+        ours, theirs = socket.socketpair()
+        with ours:
+            server._add_socket(theirs)
+            with anyio.fail_after(20):
+                await server.shutdown(grace=60)
+            assert server.stats.accepted == 1
+            assert ours.recv(1) == b""
+
+
 async def test_a_cancelled_shutdown_stops_at_once() -> None:
     async def stubborn(ws: creche.WebSocket) -> None:
         await anyio.sleep_forever()

@@ -47,6 +47,13 @@ async def test_a_websocket_is_an_object_stream() -> None:
             await server.receive()
 
 
+async def test_a_websocket_takes_attributes_of_the_application_and_needs_no_dict_without() -> None:
+    async with memory_pair() as (client, _):
+        assert not vars(client)
+        client.user = "x"  # type: ignore[attr-defined]
+        assert vars(client) == {"user": "x"}
+
+
 async def test_a_mutable_buffer_is_copied_when_it_is_committed() -> None:
     async with memory_pair() as (client, server):
         data = bytearray(b"before")

@@ -33,7 +33,7 @@ class PendingRequest(Request):
             method=request.method,
             extra_attributes=request.extra_attributes,
         )
-        self.state = request.state
+        self._state = request.state
         self.find_client = request.find_client
         self._decider: Decider | None = decider
 

@@ -17,6 +17,8 @@ Message = str | bytes | bytearray | memoryview | PreparedMessage
 class Endpoint:
     """Whole messages, sent and received. It stands apart from WebSocket to be compiled."""
 
+    __slots__ = ("_link",)
+
     _link: Link
 
     @overload

@@ -41,10 +41,10 @@ cdef class Link(Receiver):
     cdef bint _taking_parts
     cdef bint _sending_parts
     cdef Waiter _arrival
-    cdef list _senders
-    cdef list _flushers
+    cdef tuple _senders
+    cdef tuple _flushers
     cdef dict _pingers
-    cdef list _groups
+    cdef tuple _groups
     cdef object __weakref__
 
     cpdef take(self)

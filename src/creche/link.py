@@ -26,7 +26,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -51,6 +51,8 @@ from creche.protocol.pings import Ping
 from creche.protocol.prepared import PreparedMessage
 from creche.protocol.states import CLOSED, ENDED_BADLY, ENDED_WELL, LOST, OPEN, Side
 from creche.transports.base import Receiver, Transport
+
+T = TypeVar("T")
 
 # The outbox is flushed at this size, whatever else may be said in the same turn.
 _FLUSH_SIZE = 2**16
@@ -120,10 +122,10 @@ class Link(Receiver):
         self._taking_parts = False  # whether messages are taken bit by bit
         self._sending_parts = False  # whether a message is begun and not finished
         self._arrival = background.new_waiter()
-        self._senders: list[_Sender] = []
-        self._flushers: list[anyio.Event] = []
+        self._senders: tuple[_Sender, ...] = ()
+        self._flushers: tuple[anyio.Event, ...] = ()
         self._pingers: dict[Ping, anyio.Event] = {}
-        self._groups: list[ConnectionTaskGroup] = []
+        self._groups: tuple[ConnectionTaskGroup, ...] = ()
 
     def start(self, early_data: bytes) -> None:
         """Begin to read. `early_data` came together with the opening handshake."""
@@ -371,7 +373,7 @@ class Link(Receiver):
             return
         self.flush_now()
         sender = _Sender(within)
-        self._senders.append(sender)
+        self._senders += (sender,)
         try:
             while self._next_sender() is not sender:
                 await sender.woken.wait()
@@ -379,7 +381,7 @@ class Link(Receiver):
                 self._budget.reset()
                 self.check_sendable()
         finally:
-            self._senders.remove(sender)
+            self._senders = _without(sender, self._senders)
             self._wake_sender()  # woken and cancelled, or room for more: the next one's turn
 
     def _next_sender(self) -> _Sender | None:
@@ -483,11 +485,11 @@ class Link(Receiver):
         while self.transport.waiting():
             self.check_sendable()
             written = anyio.Event()
-            self._flushers.append(written)
+            self._flushers += (written,)
             try:
                 await written.wait()
             finally:
-                self._flushers.remove(written)
+                self._flushers = _without(written, self._flushers)
         self.check_sendable()
 
     async def ping(self, payload: bytes | None) -> float:
@@ -631,12 +633,12 @@ class Link(Receiver):
         return self.ending(EndOfMessages)
 
     def join_group(self, group: ConnectionTaskGroup) -> None:
-        self._groups.append(group)
+        self._groups += (group,)
         if self.connection.outcome is ENDED_BADLY:
             group.cancel_all()
 
     def leave_group(self, group: ConnectionTaskGroup) -> None:
-        self._groups.remove(group)
+        self._groups = _without(group, self._groups)
 
     def _cancel_rest(self, spared: set[Branch]) -> None:
         for group in self._groups:
@@ -837,6 +839,11 @@ class Link(Receiver):
             pong = self._pingers.get(ping)
             if pong is not None:
                 pong.set()
+
+
+def _without(one: T, several: tuple[T, ...]) -> tuple[T, ...]:
+    """Of those who wait there are mostly none: an empty tuple is one for all connections."""
+    return tuple([other for other in several if other is not one])
 
 
 class _Sender:

@@ -470,15 +470,26 @@ class Server:
         return client
 
     async def _serve_client(self, client: _Client, accepted: socket.socket | ByteStream) -> None:
-        """All of one client's time here. It raises nothing."""
+        """All of one client's time here. It raises nothing.
+
+        Every coroutine that waits takes a quarter of a KiB: most of it is in this one.
+        """
         self._tell("connection.open.started")
         try:
             if isinstance(self._handler, DecidingHandler):
                 await _Decider(self, client).serve(accepted, self._handler)
-            else:
-                ws = await self._open(client, accepted)
-                if ws is not None:
-                    await self._handle(ws, self._handler)
+                return
+            ws = await self._open(client, accepted)
+            if ws is None:
+                return
+            lifetime = self._begin(ws)
+            try:
+                async with ws:
+                    await self._handler(ws)
+            except Exception as exc:
+                self._note_end(ws, exc)
+            finally:
+                self._end(ws, lifetime)
         except Exception:
             self._logger.exception("a connection failed; please report it")
         except anyio.get_cancelled_exc_class():
@@ -530,16 +541,6 @@ class Server:
 
     def _tell(self, event: str, **info: Any) -> None:
         call_trace(self._options["trace"], self._logger, event, **info)
-
-    async def _handle(self, ws: WebSocket, handler: Handler) -> None:
-        lifetime = self._begin(ws)
-        try:
-            async with ws:
-                await handler(ws)
-        except Exception as exc:
-            self._note_end(ws, exc)
-        finally:
-            self._end(ws, lifetime)
 
     def _begin(self, ws: WebSocket) -> Timer | None:
         """A connection is open; returns the timer of its life, if that is limited."""

@@ -41,6 +41,17 @@ class WebSocket(Endpoint, ObjectStream[str | bytes]):
         response: the server's opening handshake.
     """
 
+    # As the attributes of a dict they would take 300 bytes.
+    __slots__ = (
+        "_attributes",
+        "_base_logger",
+        "_id",
+        "_trace",
+        "request",
+        "response",
+        "subprotocol",
+    )
+
     def __init__(
         self,
         transport: Transport,

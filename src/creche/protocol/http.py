@@ -28,12 +28,11 @@ class Request:
         method: GET, as far as a handler sees it.
         path: the path and query asked for, as they were sent.
         headers: the header fields.
-        state: a dict for the application, from `process_request` to the handler.
         find_client: gives `client_address`, of this request; None where there is no such thing.
         extra_attributes: what `extra` looks up.
     """
 
-    __slots__ = ("extra_attributes", "find_client", "headers", "method", "path", "state")
+    __slots__ = ("_state", "extra_attributes", "find_client", "headers", "method", "path")
 
     def __init__(
         self,
@@ -46,9 +45,16 @@ class Request:
         self.method = method
         self.path = path
         self.headers = headers if isinstance(headers, Headers) else Headers(headers)
-        self.state: dict[str, Any] = {}
+        self._state: dict[str, Any] | None = None
         self.extra_attributes = extra_attributes or {}
         self.find_client: Callable[[Request], str | None] | None = None
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """A dict for the application, from `process_request` to the handler."""
+        if self._state is None:
+            self._state = {}
+        return self._state
 
     @property
     def client_address(self) -> str | None:
