@@ -58,6 +58,7 @@ cdef class Link(Receiver):
     cdef bint _may_go_on(self) except -1
     cdef _report_end(self)
     cpdef bint is_open(self) except -1
+    @cython.locals(waiting=Py_ssize_t)
     cpdef bint has_room(self) except -1
     cpdef bint is_slow(self) except -1
     cpdef check_sendable(self)
@@ -67,13 +68,13 @@ cdef class Link(Receiver):
     cpdef bint post(self, PreparedMessage message, bint at_once) except -1
     @cython.locals(opcode=int)
     cdef _commit_prepared(self, PreparedMessage message, bint compress, bint at_once)
-    @cython.locals(connection=Connection)
+    @cython.locals(connection=Connection, single=bint)
     cdef _commit(self, int opcode, object payload, bint encode, bytes frame, bint at_once)
     cdef _wake_sender(self)
     cpdef commit(self)
     @cython.locals(now=double)
     cdef bint _is_single(self) except -1
-    cpdef commit_later(self)
+    cdef _appended(self, bint at_once)
     cpdef end_turn(self)
     cpdef flush_now(self)
     cdef _flush(self)

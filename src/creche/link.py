@@ -48,7 +48,7 @@ from creche.protocol.connection import Connection
 from creche.protocol.extensions import Extension
 from creche.protocol.messages import encode_message, message_opcode
 from creche.protocol.pings import Ping
-from creche.protocol.prepared import PreparedMessage
+from creche.protocol.prepared import LARGE, PreparedMessage
 from creche.protocol.states import CLOSED, ENDED_BADLY, ENDED_WELL, LOST, OPEN, Side
 from creche.transports.base import Receiver, Transport
 
@@ -58,7 +58,7 @@ T = TypeVar("T")
 _FLUSH_SIZE = 2**16
 
 # A payload from this size on is not copied to the outbox if the kernel takes it at once.
-_LARGE = 2**15
+_LARGE = LARGE  # which the compiler knows to be a number
 
 # A sender that has said nothing for so many seconds is taken to have waited for something.
 _PAUSE = 0.0002
@@ -257,7 +257,8 @@ class Link(Receiver):
 
     def has_room(self) -> bool:
         """Whether a message may be committed before others that wait."""
-        return not (self._senders or self._sending_parts or self.is_slow())
+        waiting = self.transport.waiting()
+        return not (self._senders or self._sending_parts or waiting >= self._write_limit)
 
     def is_slow(self) -> bool:
         """Whether too much waits for the peer already."""
@@ -277,7 +278,8 @@ class Link(Receiver):
         """
         if self._budget.spend():
             return False
-        self.check_sendable()
+        if not self.is_open():
+            raise self.ending(PeerHasClosed)
         if not self.has_room():
             return False
         self.send(message, text, compress)
@@ -340,22 +342,24 @@ class Link(Receiver):
         """
         self._traffic.messages_sent += 1
         connection = self.connection
+        single = at_once and self._is_single()
         if connection.masking or (encode and connection.extensions):
             connection.send_message(opcode, payload, encode)
         elif len(payload) >= _LARGE:
             connection.send_header(opcode, payload)
             self.transport.write(payload)
             self._written()
-        elif type(payload) is bytes and at_once and self._is_single():
+            return
+        elif single and type(payload) is bytes:
             self.transport.write_small(connection.make_message(opcode, payload, frame))
             self._written()
             return
         else:
             connection.send_message(opcode, payload, False)
-        if at_once:
-            self.commit()
+        if single:
+            self._flush()
         else:
-            self.commit_later()
+            self._appended(at_once)
 
     async def wait_for_room(self, within: bool = False) -> None:
         """Wait until a message may be committed; the caller commits it without an await.
@@ -417,10 +421,19 @@ class Link(Receiver):
 
     def commit(self) -> None:
         """Something was appended to the outbox: write it, now or at the end of the turn."""
-        if self._is_single() or self.transport.waiting() >= _FLUSH_SIZE:
+        if self._is_single():
             self._flush()
-        elif self.transport.waiting():
-            self.commit_later()
+        else:
+            self._appended(True)
+
+    def _appended(self, at_once: bool) -> None:
+        """Something was appended to the outbox: write it at the end of the turn, or now if it is
+        much."""
+        if at_once and self.transport.waiting() >= _FLUSH_SIZE:
+            self._flush()
+        elif not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._turns.run_soon(self.end_turn)
 
     def _is_single(self) -> bool:
         """Whether a message that is sent now seems to be none of many; then it is written at once,
@@ -432,12 +445,6 @@ class Link(Receiver):
             return False
         self._direct_from = now + _PAUSE
         return True
-
-    def commit_later(self) -> None:
-        """Something was appended to the outbox: write it at the end of the turn."""
-        if not self._flush_scheduled:
-            self._flush_scheduled = True
-            self._turns.run_soon(self.end_turn)
 
     def end_turn(self) -> None:
         """Write what was said in this turn.

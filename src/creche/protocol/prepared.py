@@ -12,7 +12,9 @@ from creche.protocol.messages import encode_message, message_opcode
 # The opcode with its reserved bits, the payload, and both as a frame without a mask, which there
 # is of small messages only: of others only the payload is shared.
 Encoded = tuple[int, bytes, bytes | None]
-_SMALL = 2**15
+
+# From so many bytes on, copying a payload costs more than writing it apart from its header.
+LARGE = 2**15
 
 
 class PreparedMessage:
@@ -78,4 +80,4 @@ class PreparedMessage:
         return encoded
 
     def _frame(self, opcode: int, payload: bytes) -> Encoded:
-        return opcode, payload, make_frame(opcode, payload) if len(payload) < _SMALL else None
+        return opcode, payload, make_frame(opcode, payload) if len(payload) < LARGE else None

@@ -25,3 +25,5 @@ cdef class SocketTransport(Transport):
     @cython.locals(size=Py_ssize_t)
     cpdef write_small(self, bytes data)
     cpdef _write_ready(self)
+    @cython.locals(size=Py_ssize_t)
+    cdef Py_ssize_t _offer(self, data) except? -1

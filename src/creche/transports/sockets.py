@@ -266,13 +266,8 @@ class SocketTransport(Transport):
             self._keep(data, 0)
             self.flush()
             return
-        try:
-            sock = self._sock
-            size = sock.sendmsg([self.outbox, data]) if self.outbox else sock.send(data)
-        except _WOULD_BLOCK:
-            size = 0
-        except OSError as exc:
-            self._write_error(exc)
+        size = self._offer(data)
+        if size < 0:
             return
         before = min(len(self.outbox), size)
         self._taken(before)
@@ -286,17 +281,25 @@ class SocketTransport(Transport):
             self.outbox += data
             self.flush()
             return
-        try:
-            size = self._sock.send(data)
-        except _WOULD_BLOCK:
-            size = 0
-        except OSError as exc:
-            self._write_error(exc)
+        size = self._offer(data)
+        if size < 0:
             return
         self.bytes_sent += size
         if size < len(data):
             self.outbox += data[size:]
             self._wait_writable()
+
+    def _offer(self, data: bytes | bytearray | memoryview) -> int:
+        """Give the kernel the outbox and `data`; how many bytes it took, -1 if that failed."""
+        sock = self._sock
+        try:
+            size: int = sock.sendmsg([self.outbox, data]) if self.outbox else sock.send(data)
+        except _WOULD_BLOCK:
+            return 0
+        except OSError as exc:
+            self._write_error(exc)
+            return -1
+        return size
 
     def _write_error(self, exc: OSError) -> None:
         """Not a loss yet: the peer's close frame may be waiting to be read."""
