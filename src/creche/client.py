@@ -52,14 +52,11 @@ class TCPWay(Way):
 
     Raises:
         ValueError: a proxy beside a connected socket.
-        TypeError: a socket that has TLS over it already.
     """
 
     def __init__(self, options: ClientOptions) -> None:
         if options["sock"] is not None and isinstance(options["proxy"], str):
             raise ValueError("proxy: a connected socket goes through none")
-        if isinstance(options["sock"], ssl_module.SSLSocket):
-            raise TypeError("sock must be a plain socket, not an SSLSocket; say ssl instead")
         self._options = options
 
     async def open(self, target: URI, options: ClientOptions) -> Transport:

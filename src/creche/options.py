@@ -335,6 +335,18 @@ def _instance(*types: type) -> Callable[[str, object], None]:
     return check
 
 
+def _plain_socket(name: str, value: object) -> None:
+    _instance(socket.socket)(name, value)
+    if isinstance(value, ssl_module.SSLSocket):
+        raise TypeError(f"{name} must be a plain socket, not an SSLSocket; say ssl instead")
+
+
+def _plain_sockets(name: str, value: object) -> None:
+    _instance(list, tuple)(name, value)
+    for number, sock in enumerate(cast(Sequence[object], value)):
+        _plain_socket(f"{name}[{number}]", sock)
+
+
 def _header_value(name: str, value: object) -> None:
     _instance(str)(name, value)
     Headers([(name, cast(str, value))])
@@ -380,7 +392,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "user_agent_header": _or_none(_header_value),
     "ssl": _or_none(_instance(ssl_module.SSLContext, bool)),
     "server_hostname": _or_none(_instance(str)),
-    "sock": _or_none(_instance(socket.socket)),
+    "sock": _or_none(_plain_socket),
     "host": _or_none(_instance(str)),
     "port": _or_none(_count),
     "local_address": _or_none(_instance(str)),
@@ -407,7 +419,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "handshake_rate": _or_none(_rate),
     "max_lifetime": _or_none(_seconds),
     "max_buffered_bytes": _or_none(_count),
-    "sockets": _or_none(_instance(list, tuple)),
+    "sockets": _or_none(_plain_sockets),
     "backlog": _count,
     "reuse_port": _instance(bool),
 }
