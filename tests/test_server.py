@@ -430,6 +430,23 @@ async def test_a_shutdown_ends_a_client_that_was_accepted_in_the_same_turn() -> 
             assert ours.recv(1) == b""
 
 
+async def test_a_shutdown_does_not_wait_for_a_client_whose_task_could_not_be_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    async with creche.serving(echo, "127.0.0.1") as server:
+        ours, theirs = socket.socketpair()
+        with ours, monkeypatch.context() as patch:
+            patch.setattr(server._background.handlers, "start_soon", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                server._add_socket(theirs)
+            assert ours.recv(1) == b""
+        with anyio.fail_after(20):
+            await server.shutdown(grace=60)
+
+
 async def test_a_cancelled_shutdown_stops_at_once() -> None:
     async def stubborn(ws: creche.WebSocket) -> None:
         await anyio.sleep_forever()

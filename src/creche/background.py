@@ -86,7 +86,7 @@ class Background:
     Attributes:
         traffic: counts what its connections send and receive.
         turns: what its connections have done at the end of a turn.
-        budget: the event loop's.
+        budget: what the connections of the event loop may do in a row.
         read_buffer: what the event loop reads into.
         now: the event loop's clock.
         readiness: calls back when a socket is ready; None where a task has to wait for it.

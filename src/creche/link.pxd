@@ -43,7 +43,7 @@ cdef class Link(Receiver):
     cdef Waiter _arrival
     cdef tuple _senders
     cdef tuple _flushers
-    cdef dict _pingers
+    cdef tuple _pingers
     cdef tuple _groups
     cdef object __weakref__
 

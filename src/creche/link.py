@@ -124,7 +124,7 @@ class Link(Receiver):
         self._arrival = background.new_waiter()
         self._senders: tuple[_Sender, ...] = ()
         self._flushers: tuple[anyio.Event, ...] = ()
-        self._pingers: dict[Ping, anyio.Event] = {}
+        self._pingers: tuple[tuple[Ping, anyio.Event], ...] = ()
         self._groups: tuple[ConnectionTaskGroup, ...] = ()
 
     def start(self, early_data: bytes) -> None:
@@ -505,11 +505,12 @@ class Link(Receiver):
         ping = self.connection.send_ping(payload, self._now())
         self.commit()
         self._reschedule()
-        pong = self._pingers[ping] = anyio.Event()
+        pinger = ping, pong = ping, anyio.Event()
+        self._pingers += (pinger,)
         try:
             await pong.wait()
         finally:
-            del self._pingers[ping]
+            self._pingers = _without(pinger, self._pingers)
             self.connection.forget_ping(ping)
         if ping.latency is None:
             raise self.ending(PeerHasClosed)
@@ -838,13 +839,13 @@ class Link(Receiver):
             for written in self._flushers:
                 written.set()
         if self.closed_by_us or self.connection.outcome is not None:
-            for pong in self._pingers.values():
+            for _, pong in self._pingers:
                 pong.set()
 
     def _wake_pingers(self) -> None:
-        for ping in self.connection.take_answered():
-            pong = self._pingers.get(ping)
-            if pong is not None:
+        answered = self.connection.take_answered()
+        for ping, pong in self._pingers:
+            if ping in answered:
                 pong.set()
 
 

@@ -445,19 +445,26 @@ class Server:
                     self._stopped.set()
 
     def _add_socket(self, sock: socket.socket) -> float | None:
-        client = self._begin_opening()
-        client.task = self._background.handlers.start_soon(self._serve_client, client, sock)
+        client = _Client(self)
+        try:
+            self._begin_opening(client)
+            client.task = self._background.handlers.start_soon(self._serve_client, client, sock)
+        except BaseException:
+            # KeyboardInterrupt may strike here: nobody must wait for a task that is none.
+            self._forget(client)
+            sock.close()
+            raise
         return _CROWDED_PAUSE if len(self._opening) == self._options["max_handshakes"] else None
 
     async def _serve_stream(self, stream: ByteStream) -> None:
-        client = self._begin_opening()
+        client = _Client(self)
         with anyio.CancelScope() as client.task:
+            self._begin_opening(client)
             await self._serve_client(client, stream)
 
-    def _begin_opening(self) -> _Client:
+    def _begin_opening(self, client: _Client) -> None:
         """One more handshake is under way; where there are too many, the oldest is dropped."""
         self._accepted += 1
-        client = _Client(self)
         self._clients.add(client)
         self._opening[client] = None
         limit = self._options["max_handshakes"]
@@ -467,7 +474,14 @@ class Server:
             oldest.cancel()
             self._refusals += 1
             self._warn("more than max_handshakes=%d: the oldest are dropped", limit)
-        return client
+
+    def _forget(self, client: _Client) -> None:
+        """A client has gone."""
+        self._opening.pop(client, None)
+        self._clients.discard(client)
+        client.dismiss()
+        if not self._clients:
+            self._idle.set()
 
     async def _serve_client(self, client: _Client, accepted: socket.socket | ByteStream) -> None:
         """All of one client's time here. It raises nothing.
@@ -499,11 +513,7 @@ class Server:
             if not is_cancelled():
                 self._logger.error("handler was cancelled from outside of its scopes")
         finally:
-            self._opening.pop(client, None)
-            self._clients.discard(client)
-            client.dismiss()
-            if not self._clients:
-                self._idle.set()
+            self._forget(client)
 
     async def _open(
         self, client: _Client, accepted: socket.socket | ByteStream
@@ -706,10 +716,12 @@ class _Client(Gate):
         )
 
     def cancel(self) -> None:
+        """Cancel its task."""
         if self.task is not None:
             self.task.cancel()
 
     def timeout_due(self, _now: float) -> float:
+        """The time for its handshake is over."""
         self.late = True
         self.cancel()
         return NEVER

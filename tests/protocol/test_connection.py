@@ -232,14 +232,14 @@ def test_a_pong_that_waited_goes_out_before_the_close_frame() -> None:
 
 def test_a_pong_answers_its_ping_and_all_earlier_ones() -> None:
     connection = make(Side.CLIENT)
-    pings = [connection.send_ping(payload, 1) for payload in (b"a", b"b", b"c")]
+    pings = tuple(connection.send_ping(payload, 1) for payload in (b"a", b"b", b"c"))
     connection.receive_data(frame(PONG, b"b", masked=False), 3)
     assert connection.take_answered() == pings[:2]
-    assert connection.take_answered() == []
+    assert connection.take_answered() == ()
     assert [ping.latency for ping in pings] == [2, 2, None]
     assert connection.latency == 2
     connection.receive_data(frame(PONG, b"nobody's", masked=False), 4)
-    assert connection.take_answered() == []
+    assert connection.take_answered() == ()
     connection.receive_data(frame(PONG, b"c", masked=False), 5)
     assert connection.take_answered() == pings[2:]
 

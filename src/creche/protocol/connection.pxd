@@ -20,7 +20,7 @@ cdef class Connection:
     cdef public object failure
     cdef public str loss
     cdef public bint eof
-    cdef public list answered
+    cdef public tuple answered
     cdef public object latency
     cdef public bint must_continue
     cdef public bint masking

@@ -141,7 +141,7 @@ class Connection:
         self.failure: PeerError | None = None  # what the peer did wrong
         self.loss = ""  # why the transport was lost, in words
         self.eof = False  # the peer's bytes have ended
-        self.answered: list[Ping] = []  # pings with a pong, for the caller to take
+        self.answered: tuple[Ping, ...] = ()  # pings with a pong, for the caller to take
         self.latency: float | None = None  # seconds, of the last ping with a pong
         self.must_continue = False  # parsing stopped for the sake of others: call `resume`
         self.masking = side is Side.CLIENT  # whether we mask what we send (RFC 6455 5.1)
@@ -555,15 +555,16 @@ class Connection:
         self.flush_pong()
         return True
 
-    def take_answered(self) -> list[Ping]:
+    def take_answered(self) -> tuple[Ping, ...]:
         """The pings that have got a pong since the last call."""
-        answered, self.answered = self.answered, []
+        answered, self.answered = self.answered, ()
         return answered
 
     def _pong_received(self, payload: bytes, now: float) -> None:
-        for ping in self._pings.answer(payload, now):
-            self.answered.append(ping)
-            self.latency = ping.latency
+        answered = self._pings.answer(payload, now)
+        if answered:
+            self.answered += answered
+            self.latency = answered[-1].latency
         if not self._pings:
             self.timers.all_answered()
 

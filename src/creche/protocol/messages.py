@@ -103,12 +103,12 @@ class Inbox:
         self._opcode = 0
         self._fragments = 0
         self._decoder: codecs.IncrementalDecoder | None = None
-        self._text: list[str] = []
+        self._text: list[str] | None = None  # the pieces of it, if it is text
         # Gives the bytes that were written to it without copying them again.
         self._binary: io.BytesIO | None = None
         self._pending = 0
         # The message that is being taken.
-        self._taken: list[str | bytes] = []
+        self._taken: list[str | bytes] | None = None
         self._taken_size = 0
         self._skipping = False  # what is still to arrive of this message is dropped
 
@@ -128,10 +128,10 @@ class Inbox:
         self.too_big = False
         self.messages = 0
         self.bytes = 0
-        self._text.clear()
+        self._text = None
         self._binary = None
         self._pending = 0
-        self._taken.clear()
+        self._taken = None
         self._taken_size = 0
         self._skipping = False
 
@@ -235,6 +235,8 @@ class Inbox:
         except UnicodeDecodeError as exc:
             raise _not_utf8(exc) from None
         if text:
+            if self._text is None:
+                self._text = []
             self._text.append(text)
             if len(self._text) > _MAX_PIECES:
                 self._text = ["".join(self._text)]
@@ -242,8 +244,8 @@ class Inbox:
     def _add_part(self, fin: bool) -> None:
         data: str | bytes
         if self._opcode == TEXT:
-            data = "".join(self._text)
-            self._text.clear()
+            data = "" if self._text is None else "".join(self._text)
+            self._text = None
         else:
             data = b"" if self._binary is None else self._binary.getvalue()
             self._binary = None
@@ -266,8 +268,10 @@ class Inbox:
                 self.too_big = True
                 return None
             self._drop_first(size, fin)
-            if fin and not self._taken:
-                return data
+            if self._taken is None:
+                if fin:
+                    return data
+                self._taken = []
             self._taken.append(data)
             self._taken_size += size
             if fin:
@@ -275,8 +279,9 @@ class Inbox:
         return None
 
     def _join_taken(self) -> str | bytes:
-        joined: str | bytes = type(self._taken[0])().join(self._taken)  # type: ignore[arg-type]
-        self._taken.clear()
+        taken, self._taken = self._taken, None
+        assert taken is not None
+        joined: str | bytes = type(taken[0])().join(taken)  # type: ignore[arg-type]
         self._taken_size = 0
         return joined
 

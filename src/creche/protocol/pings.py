@@ -26,8 +26,10 @@ class Ping:
 class Pings:
     """The pings without an answer, oldest first."""
 
+    __slots__ = ("_waiting",)
+
     def __init__(self) -> None:
-        self._waiting: dict[bytes, Ping] = {}
+        self._waiting: tuple[Ping, ...] = ()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -35,27 +37,30 @@ class Pings:
     def make_payload(self) -> bytes:
         """Four bytes that no waiting ping has."""
         payload = os.urandom(4)
-        while payload in self._waiting:
+        while payload in self:
             payload = os.urandom(4)
         return payload
 
     def add(self, payload: bytes, now: float) -> Ping:
         """A ping was sent."""
-        ping = self._waiting[payload] = Ping(payload, now)
+        ping = Ping(payload, now)
+        self._waiting += (ping,)
         return ping
 
     def __contains__(self, payload: bytes) -> bool:
-        return payload in self._waiting
+        return payload in [ping.payload for ping in self._waiting]
 
     def forget(self, payload: bytes) -> None:
         """Nobody waits for this ping any more."""
-        self._waiting.pop(payload, None)
+        self._waiting = tuple([ping for ping in self._waiting if ping.payload != payload])
 
-    def answer(self, payload: bytes, now: float) -> list[Ping]:
+    def answer(self, payload: bytes, now: float) -> tuple[Ping, ...]:
         """The pings that a pong answers: the one with its payload, and every earlier one."""
-        answered = []
-        while payload in self._waiting:
-            ping = self._waiting.pop(next(iter(self._waiting)))
+        payloads = [ping.payload for ping in self._waiting]
+        if payload not in payloads:
+            return ()
+        count = payloads.index(payload) + 1
+        answered, self._waiting = self._waiting[:count], self._waiting[count:]
+        for ping in answered:
             ping.latency = now - ping.sent_at
-            answered.append(ping)
         return answered
