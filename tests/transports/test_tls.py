@@ -42,6 +42,9 @@ class Kernel:
                 raise BlockingIOError
         return self._sock.send(data)
 
+    def sendmsg(self, buffers: list[bytes]) -> int:
+        return self.send(b"".join(buffers))
+
     def recv_into(self, buffer: Any) -> int:
         self.receives += 1
         return self._sock.recv_into(buffer, self.drip or 0)
@@ -100,6 +103,16 @@ async def test_five_records_leave_with_one_system_call_and_come_with_one(ends: E
     assert read_once(ends.client) == DATA
     assert ends.their_kernel.receives == 1
     assert not ends.client.pending()
+
+
+async def test_where_nothing_gathers_records_are_joined(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("creche.transports.tls._CAN_GATHER", False)
+    monkeypatch.setattr(Kernel, "sendmsg", None)
+    ends.shake_hands()
+    assert ends.server.send(DATA) == len(DATA)
+    assert read(ends.client, len(DATA)) == DATA
 
 
 async def test_what_the_kernel_refuses_is_sent_when_the_same_bytes_come_again(ends: Ends) -> None:

@@ -2,6 +2,7 @@ cimport cython
 
 
 cdef Py_ssize_t _LONGEST
+cdef Py_ssize_t _SMALL
 
 @cython.locals(left=Py_ssize_t, size=Py_ssize_t)
 cdef Py_ssize_t _record_size(
@@ -14,6 +15,7 @@ cdef class TLSSocket:
     cdef public object ssl_object
     cdef object _incoming
     cdef object _outgoing
+    cdef object _view
     cdef bytearray _buffer
     cdef Py_ssize_t _start
     cdef Py_ssize_t _end
@@ -36,13 +38,13 @@ cdef class TLSSocket:
     @cython.locals(size=Py_ssize_t)
     cpdef Py_ssize_t send(self, data) except -1
     @cython.locals(start=Py_ssize_t, stop=Py_ssize_t, end=Py_ssize_t)
-    cdef Py_ssize_t _encrypt(self, data) except -1
+    cdef list _encrypt(self, data)
     cdef _take_up(self)
     @cython.locals(left=Py_ssize_t, size=Py_ssize_t)
     cdef _receive(self)
-    @cython.locals(size=Py_ssize_t)
+    @cython.locals(size=Py_ssize_t, stop=Py_ssize_t)
     cdef bint _feed(self) except -1
     cdef _push(self)
-    @cython.locals(size=Py_ssize_t, whole=bint)
-    cdef _send_encrypted(self)
+    @cython.locals(size=Py_ssize_t, whole=Py_ssize_t, record=bytes)
+    cdef _send_encrypted(self, list records)
     cdef _push_alert(self)

@@ -36,17 +36,22 @@ _LONGEST = 5 + TLS_RECORD + 2048
 _RECEIVED_SIZE = 2**17
 _SENT_SIZE = 5 * TLS_RECORD
 
-_buffer: RunVar[bytearray] = RunVar("creche_tls_buffer")
+# Below this size a copy costs less than a view.
+_SMALL = 2**11
+
+_CAN_GATHER = hasattr(socket.socket, "sendmsg")
+
+_view: RunVar[memoryview] = RunVar("creche_tls_buffer")
 
 
-def _tls_buffer() -> bytearray:
+def _tls_buffer() -> memoryview:
     """The buffer that this event loop receives encrypted bytes in."""
     try:
-        return _buffer.get()
+        return _view.get()
     except LookupError:
-        buffer = bytearray(_LONGEST + _RECEIVED_SIZE)
-        _buffer.set(buffer)
-        return buffer
+        view = memoryview(bytearray(_LONGEST + _RECEIVED_SIZE))
+        _view.set(view)
+        return view
 
 
 def _record_size(data: bytes | bytearray, start: int, end: int) -> int:
@@ -97,7 +102,8 @@ class TLSSocket:
         self.ssl_object = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
         )
-        self._buffer = _tls_buffer()
+        self._view = _tls_buffer()
+        self._buffer: bytearray = self._view.obj  # type: ignore[assignment]
         # What was received and not decrypted: in the buffer from `start` to `end`, or kept.
         self._start = 0
         self._end = 0
@@ -249,7 +255,7 @@ class TLSSocket:
     def keep(self) -> None:
         """Copy what is left of what was received: others use the buffer from now on."""
         if self._start < self._end:
-            self._kept = bytes(self._buffer[self._start : self._end])
+            self._kept = bytes(self._view[self._start : self._end])
         self._start = self._end = 0
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
@@ -267,16 +273,17 @@ class TLSSocket:
             size = len(data)
             if size <= TLS_RECORD:
                 self.ssl_object.write(data)
-                self._unsent = self._outgoing.read()
+                records = [self._outgoing.read()]
+                self._encrypted = size
             else:
-                size = self._encrypt(data)
-            self._encrypted = size
-            self._send_encrypted()
+                records = self._encrypt(data)
+                size = self._encrypted
+            self._send_encrypted(records)
         self._encrypted = 0
         return size
 
-    def _encrypt(self, data: bytes | bytearray | memoryview) -> int:
-        """Encrypt some records; returns how much of `data` they are."""
+    def _encrypt(self, data: bytes | bytearray | memoryview) -> list[bytes]:
+        """Some records, as much of `data` as `encrypted` says."""
         records = []
         end = min(len(data), _SENT_SIZE)
         start = 0
@@ -292,8 +299,8 @@ class TLSSocket:
                         break
                 records.append(self._outgoing.read())
                 start = stop
-        self._unsent = b"".join(records)
-        return start
+        self._encrypted = start
+        return records if _CAN_GATHER else [b"".join(records)]
 
     def unwrap(self) -> None:
         """Say that nothing follows (close_notify, RFC 8446 6.1), without waiting for the peer.
@@ -320,15 +327,11 @@ class TLSSocket:
         """Receive what is there, behind what is left."""
         left = self._end - self._start
         if self._start:
-            self._buffer[:left] = self._buffer[self._start : self._end]
+            self._buffer[:left] = self._view[self._start : self._end]
             self._start, self._end = 0, left
-        if left == 0:
-            size = self.plain.recv_into(self._buffer)
-        else:
-            with memoryview(self._buffer) as view, view[left:] as room:
-                size = self.plain.recv_into(room)
+        size = self.plain.recv_into(self._view[left:] if left else self._buffer)
         if size == 0:
-            self._incoming.write(self._buffer[:left])
+            self._incoming.write(self._view[:left])
             self._incoming.write_eof()
             self._start = self._end = 0
         self._end += size
@@ -337,8 +340,10 @@ class TLSSocket:
         """Give OpenSSL the next record; returns whether it has got something to read."""
         size = _record_size(self._buffer, self._start, self._end)
         if size:
-            self._incoming.write(self._buffer[self._start : self._start + size])
-            self._start += size
+            stop = self._start + size
+            data = self._buffer if size < _SMALL else self._view
+            self._incoming.write(data[self._start : stop])
+            self._start = stop
             return True
         return self._incoming.eof or self._incoming.pending > 0
 
@@ -349,20 +354,23 @@ class TLSSocket:
         if self._outgoing.pending:
             self._unsent += self._outgoing.read()
         if self._unsent:
-            self._send_encrypted()
+            self._send_encrypted([self._unsent])
 
-    def _send_encrypted(self) -> None:
+    def _send_encrypted(self, records: list[bytes]) -> None:
+        """Send records; what the kernel refuses is kept."""
+        self._unsent = b""
         try:
-            size = self.plain.send(self._unsent)
+            size = self.plain.send(records[0]) if len(records) == 1 else self.plain.sendmsg(records)
         except (BlockingIOError, InterruptedError):
             size = 0
         except OSError:
-            self._unsent = b""
             self._encrypted = 0
             raise
-        whole = size == len(self._unsent)
-        self._unsent = b"" if whole else self._unsent[size:]
-        if not whole:
+        whole = 0
+        for record in records:
+            whole += len(record)
+        if size < whole:
+            self._unsent = b"".join(records)[size:]
             raise ssl.SSLWantWriteError("the kernel has no more room")
 
     def _push_alert(self) -> None:
