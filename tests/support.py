@@ -272,8 +272,9 @@ class NotedSocket:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
 
-    def send(self, data: bytearray) -> int:
-        self._note("send", len(data))
+    def send(self, data: bytes | bytearray) -> int:
+        # What may change is noted by its size.
+        self._note("send", data if isinstance(data, bytes) else len(data))
         return self._sock.send(data)
 
     def sendmsg(self, buffers: list[Any]) -> int:

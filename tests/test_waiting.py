@@ -52,10 +52,10 @@ async def test_a_loop_of_sends_is_written_together() -> None:
         for _ in range(96):
             await ws.send(b"1234")
         await settle()
-        sizes = [size for name, size in calls if name == "send"]
-    assert sizes[0] == 6  # at once
-    assert sum(sizes) == 96 * 6
-    assert len(sizes) <= 1 + 96 // 32
+        first, *sizes = [data for name, data in calls if name == "send"]
+    assert first == b"\x82\x041234"  # at once
+    assert sum(sizes) == 95 * 6
+    assert len(sizes) <= 96 // 32
 
 
 @pytest.mark.usefixtures("clock_stands_still")
@@ -63,9 +63,9 @@ async def test_what_follows_in_a_turn_is_written_at_its_end() -> None:
     async with noted() as (ws, _, calls):
         for _ in range(3):
             ws.send_nowait(b"1234")
-        assert calls == [("send", 6)]
+        assert calls == [("send", b"\x82\x041234")]
         await settle()
-        assert calls == [("send", 6), ("send", 12)]
+        assert calls[1:] == [("send", 12)]
         ws.send_nowait(b"1234")  # in another turn
         assert len(calls) == 3
 
@@ -76,6 +76,14 @@ async def test_a_message_after_a_pause_is_written_at_once(monkeypatch: pytest.Mo
         for count in range(1, 4):
             ws.send_nowait(b"")
             assert len(calls) == count
+
+
+async def test_a_small_message_to_many_is_one_object_for_all_of_them() -> None:
+    async with noted() as (ws, _, calls), noted() as (other, _, others_calls):
+        assert creche.broadcast([ws, other], "x" * 100) == []
+        [(_, data)], [(_, others_data)] = calls, others_calls
+        assert data == b"\x81\x64" + b"x" * 100
+        assert data is others_data
 
 
 async def test_a_large_payload_is_given_to_the_kernel_as_it_is() -> None:
