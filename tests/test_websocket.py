@@ -321,6 +321,27 @@ async def test_a_pong_answers_all_earlier_pings() -> None:
         await peer.stream.aclose()
 
 
+async def test_a_pong_answers_no_later_ping() -> None:
+    async with raw_server() as (ws, peer):
+        answered: list[str] = []
+
+        async def ping(data: str) -> None:
+            await ws.ping(data)
+            answered.append(data)
+
+        async with anyio.create_task_group() as tg:
+            for data in ("a", "b"):
+                tg.start_soon(ping, data)
+                await settle()
+            await peer.send(PONG, b"a")
+            await until(lambda: answered)
+            await settle()
+            assert answered == ["a"]
+            await peer.send(PONG, b"b")
+        assert answered == ["a", "b"]
+        await peer.stream.aclose()
+
+
 async def test_a_ping_that_is_cancelled_is_forgotten() -> None:
     async with raw_server() as (ws, peer):
         async with cancelled_once():

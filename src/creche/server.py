@@ -695,7 +695,7 @@ class _Client(Gate):
     """A client of a server, from its first byte to its last.
 
     Attributes:
-        task: what serves it; None until that is known.
+        task: what serves it.
         timer: the deadline of the opening handshake.
         late: whether that is over.
         admitted: whether it counts among the connections.
@@ -717,8 +717,8 @@ class _Client(Gate):
 
     def cancel(self) -> None:
         """Cancel its task."""
-        if self.task is not None:
-            self.task.cancel()
+        assert self.task is not None  # from the turn on in which the client came
+        self.task.cancel()
 
     def timeout_due(self, _now: float) -> float:
         """The time for its handshake is over."""
