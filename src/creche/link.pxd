@@ -58,7 +58,6 @@ cdef class Link(Receiver):
     cdef bint _may_go_on(self) except -1
     cdef _report_end(self)
     cpdef bint is_open(self) except -1
-    @cython.locals(waiting=Py_ssize_t)
     cpdef bint has_room(self) except -1
     cpdef bint is_slow(self) except -1
     cpdef check_sendable(self)

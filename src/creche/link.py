@@ -257,8 +257,7 @@ class Link(Receiver):
 
     def has_room(self) -> bool:
         """Whether a message may be committed before others that wait."""
-        waiting = self.transport.waiting()
-        return not (self._senders or self._sending_parts or waiting >= self._write_limit)
+        return not (self._senders or self._sending_parts or self.is_slow())
 
     def is_slow(self) -> bool:
         """Whether too much waits for the peer already."""
@@ -278,8 +277,7 @@ class Link(Receiver):
         """
         if self._budget.spend():
             return False
-        if not self.is_open():
-            raise self.ending(PeerHasClosed)
+        self.check_sendable()
         if not self.has_room():
             return False
         self.send(message, text, compress)

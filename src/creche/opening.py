@@ -155,7 +155,7 @@ class Answering:
                 response = self._handshake.accept(request, subprotocol)
             except ValueError:
                 raise self._failed() from None
-            if headers:
+            if headers != ():
                 for name, value in Headers(headers).fields:
                     response.headers.add(name, value)
             hook = self._options["process_response"]

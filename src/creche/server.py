@@ -195,7 +195,7 @@ async def server_websocket(
     _resolve_hosts(settings, ())
     async with Background() as background:
         ws = None
-        with anyio.CancelScope(deadline=_deadline(settings)):
+        with anyio.CancelScope(deadline=_deadline(settings, anyio.current_time())):
             ws = await _accept(StreamTransport(stream), background, settings, OpenGate())
         if ws is None:
             raise _timeout(settings)
@@ -710,10 +710,7 @@ class _Client(Gate):
         self._client: str | None = None  # what counts as one client
         self._server = server
         background = server._background
-        seconds = server._options["open_timeout"]
-        self.timer = background.schedule(
-            self, NEVER if seconds is None else background.now() + seconds
-        )
+        self.timer = background.schedule(self, _deadline(server._options, background.now()))
 
     def cancel(self) -> None:
         """Cancel its task."""
@@ -846,10 +843,10 @@ def _new_websocket(
     )
 
 
-def _deadline(options: ServerHandshakeOptions) -> float:
+def _deadline(options: ServerHandshakeOptions, now: float) -> float:
     """When an opening handshake that begins now must be over."""
     seconds = options["open_timeout"]
-    return NEVER if seconds is None else anyio.current_time() + seconds
+    return NEVER if seconds is None else now + seconds
 
 
 def _timeout(options: ServerHandshakeOptions) -> TimeoutError:

@@ -119,12 +119,14 @@ class ServerHandshake:
         )
         if request.method not in _METHODS:
             raise self._method_not_allowed()
-        if _tells_of_body(headers) and self._has_body():
+        if self._has_body(headers):
             raise reject(400, "a request with a body cannot become a WebSocket")
         return request
 
-    def _has_body(self) -> bool:
-        """What h11 makes of it: Content-Length may be 0."""
+    def _has_body(self, headers: Headers) -> bool:
+        # Without these there is none (RFC 9112 6.3); with them h11 knows: a length may be 0.
+        if "Content-Length" not in headers and "Transfer-Encoding" not in headers:
+            return False
         try:
             return not isinstance(self._http.next_event(), h11.EndOfMessage)
         except h11.RemoteProtocolError:
@@ -289,11 +291,6 @@ def _is_of_another_version(head: bytes) -> bool:
     if first_line.endswith(b" HTTP/1.1"):
         return False
     return re.search(rb" HTTP/\d+\.\d+$", first_line) is not None
-
-
-def _tells_of_body(headers: Headers) -> bool:
-    """Whether a request may have a body (RFC 9112 6.3)."""
-    return "Content-Length" in headers or "Transfer-Encoding" in headers
 
 
 def offered_subprotocols(request: Request) -> list[str]:
