@@ -11,7 +11,7 @@ import socket
 import ssl
 import sys
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,7 @@ import creche
 from creche.protocol import COMPILED
 from creche.protocol.client_handshake import ClientHandshake
 from creche.protocol.connection import Connection
+from creche.protocol.extensions import ExtensionFactory
 from creche.protocol.frames import TEXT, FrameHeader, append_frame
 from creche.protocol.masking import new_key
 from creche.protocol.server_handshake import ServerHandshake
@@ -194,10 +195,10 @@ class RawPeer:
         self.side = side
         self._data = b""
 
-    async def shake_hands(self) -> None:
-        """The peer's half of the opening handshake."""
+    async def shake_hands(self, extensions: Sequence[ExtensionFactory] = ()) -> None:
+        """The peer's half of the opening handshake; a client offers these extensions."""
         if self.side is Side.CLIENT:
-            client = ClientHandshake(parse_uri("ws://localhost/"))
+            client = ClientHandshake(parse_uri("ws://localhost/"), extensions=extensions)
             await self.stream.send(client.request_bytes())
             while client.receive_data(await self.stream.receive()) is None:
                 pass

@@ -240,7 +240,7 @@ async def test_a_cancelled_receive_leaves_all_of_the_message_to_a_stream() -> No
         await peer.send(BINARY, b"x" * 50, fin=False)
         async with anyio.create_task_group() as tg:
             tg.start_soon(ws.receive)
-            await until(lambda: ws._link.connection.inbox.kept() == 50)
+            await until(lambda: ws._link.connection.inbox.kept() >= 50)
             await settle()
             tg.cancel_scope.cancel()
         await peer.send(CONTINUATION, b"y")

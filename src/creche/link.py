@@ -167,11 +167,14 @@ class Link(Receiver):
         self._check_not_busy(False)
         self._taking_parts = True
 
-    def end_parts(self, finished: bool) -> None:
-        """Messages are taken whole again; the rest of this one is dropped if it is not finished."""
+    def end_parts(self, finished: bool, begun: bool = True) -> None:
+        """Messages are taken whole again; the rest of one that was begun, and not finished, is
+        dropped."""
         self._taking_parts = False
-        if not finished:
-            self.connection.inbox.skip_message()
+        if not begun:
+            self.connection.inbox.restore_limit()
+        elif not finished:
+            self.connection.skip_message()
             if self._paused:
                 self._resume()
             self._count()
@@ -204,7 +207,7 @@ class Link(Receiver):
                 message = connection.next_part(self._now())
             else:
                 message = connection.inbox.take_message()
-                if message is None and (connection.ended or connection.inbox.too_big):
+                if message is None and (connection.ended or connection.held):
                     message = connection.next_message(self._now())
             resumed = self._paused and connection.inbox.is_low()
             if resumed:
@@ -237,6 +240,7 @@ class Link(Receiver):
         return self._receiving and (
             bool(inbox.messages)
             or inbox.full
+            or self.connection.held
             or self.connection.ended
             or (self._taking_parts and inbox.has_part())
         )
@@ -675,6 +679,14 @@ class Link(Receiver):
         self._count()
         if connection.answered:
             self._wake_pingers()
+        if (
+            connection.held
+            and self._receiving
+            and not self._taking_parts
+            and not connection.inbox.messages
+        ):
+            # The task that waits takes whole messages, and the next one is too large.
+            connection.next_message(self._now())
         if connection.must_pause():
             if not self._paused:
                 self._pause()

@@ -111,7 +111,7 @@ class ReceiveStream(ObjectReceiveStream[str | bytes]):
         try:
             self._first, self._finished = await self._link.next_message(part=True)
         except BaseException:
-            self._link.end_parts(True)
+            self._link.end_parts(False, begun=False)
             raise
         self._open = True
         self.text = isinstance(self._first, str)

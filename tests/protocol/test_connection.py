@@ -22,6 +22,7 @@ from creche.protocol.frames import (
 from creche.protocol.masking import apply_mask
 from creche.protocol.messages import encode_message, message_opcode
 from creche.protocol.states import TRANSITIONS, Event, Outcome, Side, State
+from support import assert_linear
 
 KEY = b"\x01\x02\x03\x04"
 
@@ -421,12 +422,13 @@ def test_a_violation_after_our_close_frame_ends_the_frames() -> None:
     assert connection.sent == Close(1000)
 
 
-def test_a_message_too_big_is_told_even_after_the_peers_close_frame() -> None:
+def test_what_follows_a_message_too_big_is_dropped_even_the_peers_close_frame() -> None:
     connection = make(max_size=1)
     connection.receive_data(frame(TEXT, b"xx") + frame(CLOSE, close_payload(1000)), 0)
-    assert outcome(connection) is Outcome.NORMAL
+    assert connection.outcome is None
     assert connection.next_message(0) is None
     assert connection.outcome is Outcome.ABNORMAL
+    assert connection.received is None
     assert isinstance(connection.failure, PayloadTooBig)
 
 
@@ -601,7 +603,261 @@ def test_what_is_kept_is_the_inbox_and_what_it_had_no_room_for() -> None:
     connection = make(max_queue=1)
     second = frame(BINARY, b"y" * 50)
     connection.receive_data(frame(BINARY, b"x" * 100) + second, 0)
-    assert connection.kept() == 100 + len(second)
+    assert 100 + len(second) < connection.kept() < 500
     assert connection.next_message(0) == b"x" * 100
     connection.resume(0)
-    assert connection.kept() == 50
+    assert 50 < connection.kept() < 300
+    assert connection.next_message(0) == b"y" * 50
+    assert connection.kept() == 0
+
+
+# Lengths that a peer declares
+
+BOUNDARIES = [
+    *(2**20 + 1, 2**31 - 1, 2**31, 2**31 + 1, 2**32 - 1, 2**32, 2**32 + 1),
+    *(2**62, 2**63 - 2**20, 2**63 - 14, 2**63 - 1),
+]
+PREFIXES: dict[str, tuple[Any, ...]] = {
+    "first": (),
+    "after a message": (TEXT, b"hi"),
+    "after a ping": (PING, b"?"),
+    "after an empty one": (BINARY,),
+    "within a message": (BINARY, b"x" * 10),
+}
+
+
+def declared(opcode: int, length: int, *, fin: bool = True, masked: bool = True) -> bytes:
+    """A frame's header with a length of 64 bits, and some of the payload."""
+    first = bytes([opcode | (0x80 if fin else 0), 127 | (0x80 if masked else 0)])
+    return first + length.to_bytes(8, "big") + (KEY if masked else b"") + b"x" * 20
+
+
+@pytest.mark.parametrize("side", Side)
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("length", BOUNDARIES)
+def test_a_length_that_max_size_does_not_allow_ends_the_connection_with_1009(
+    side: Side, prefix: str, length: int
+) -> None:
+    masked = side is Side.SERVER
+    within = prefix == "within a message"
+    given = PREFIXES[prefix]
+    before = frame(*given, fin=not within, masked=masked) if given else b""
+    opcode = CONTINUATION if within else TEXT
+    data = before + declared(opcode, length, masked=masked)
+    for cut in range(len(before), len(data)):
+        connection = make(side)
+        connection.receive_data(data[:cut], 0)
+        taken = messages(connection)
+        connection.receive_data(data[cut:], 0)
+        taken += messages(connection)
+        assert taken == {"after a message": ["hi"], "after an empty one": [b""]}.get(prefix, [])
+        assert isinstance(connection.failure, PayloadTooBig)
+        assert written(connection)[-1][1][:2] == (1009).to_bytes(2, "big")
+        assert connection.kept() == 0
+
+
+@pytest.mark.parametrize("length", [2**63, 2**64 - 1])
+def test_a_length_with_its_most_significant_bit_is_malformed(length: int) -> None:
+    connection = make(max_size=None)
+    connection.receive_data(declared(BINARY, length), 0)
+    assert isinstance(connection.failure, ProtocolError)
+    assert connection.failure.close_code == 1002
+
+
+@pytest.mark.parametrize("opcode", [TEXT, CONTINUATION])
+def test_a_frame_out_of_order_is_malformed_however_long_it_is(opcode: int) -> None:
+    connection = make(max_size=10)
+    if opcode == TEXT:
+        connection.receive_data(frame(TEXT, b"x", fin=False), 0)
+    connection.receive_data(declared(opcode, 2**63 - 1), 0)
+    assert isinstance(connection.failure, ProtocolError)
+    assert connection.failure.close_code == 1002
+
+
+def test_nothing_is_kept_of_what_is_too_large_until_somebody_says_how_it_is_taken() -> None:
+    connection = make(max_size=1000)
+    connection.receive_data(frame(TEXT, b"hi"), 0)
+    before = connection.kept()
+    data = frame(BINARY, b"x" * 2**20)
+    connection.receive_data(data[:100], 0)
+    assert connection.held
+    assert connection.must_pause()
+    assert connection.kept() <= before + 200
+    assert connection.next_message(0) == "hi"
+    assert connection.next_message(0) is None
+    assert isinstance(connection.failure, PayloadTooBig)
+
+
+def test_fragments_are_judged_by_what_is_there_already() -> None:
+    connection = make(max_size=1000)
+    connection.receive_data(frame(BINARY, b"x" * 600, fin=False), 0)
+    connection.receive_data(frame(CONTINUATION, b"x" * 400, fin=False), 0)
+    assert not connection.held
+    connection.receive_data(frame(CONTINUATION, b"x", fin=False)[:-1], 0)
+    assert connection.held
+    assert messages(connection) == []
+    assert isinstance(connection.failure, PayloadTooBig)
+
+
+def take_parts(connection: Connection, data: bytes) -> bytes:
+    """Take a message bit by bit, as it arrives."""
+    taken = bytearray()
+    fin = False
+    while not fin:
+        connection.receive_data(data[:1000], 0)
+        data = data[1000:]
+        while not fin:
+            part = connection.next_part(0)
+            if part is None:
+                if not connection.must_pause():
+                    connection.resume(0)
+                    part = connection.next_part(0)
+                if part is None:
+                    break
+            piece, fin = part
+            assert isinstance(piece, bytes)
+            taken += piece
+    assert not data
+    return bytes(taken)
+
+
+def test_a_message_that_is_taken_bit_by_bit_has_no_limit_and_the_next_one_has() -> None:
+    connection = make(max_size=100, max_queue_bytes=2000)
+    large = bytes(range(256)) * 40
+    assert take_parts(connection, frame(BINARY, large)) == large
+    pieces = [large[i : i + 3000] for i in range(0, len(large), 3000)]
+    data = frame(BINARY, pieces[0], fin=False)
+    data += b"".join(frame(CONTINUATION, piece, fin=False) for piece in pieces[1:])
+    assert take_parts(connection, data + frame(CONTINUATION)) == large
+    connection.receive_data(frame(BINARY, large)[:500], 0)
+    assert connection.next_message(0) is None
+    assert isinstance(connection.failure, PayloadTooBig)
+
+
+def test_who_begins_to_take_bit_by_bit_and_takes_nothing_lifts_no_limit() -> None:
+    connection = make(max_size=100)
+    connection.receive_data(frame(BINARY, b"x" * 1000)[:8], 0)  # its header
+    assert connection.held
+    assert connection.next_part(0) is None
+    assert not connection.held
+    connection.resume(0)
+    connection.inbox.restore_limit()
+    connection.receive_data(b"x" * 50, 0)
+    assert connection.held
+    assert connection.next_message(0) is None
+    assert isinstance(connection.failure, PayloadTooBig)
+
+
+def test_what_is_dropped_may_have_any_length() -> None:
+    connection = make(max_size=100)
+    connection.send_close(Close(1000), 0)
+    connection.discard_input()
+    connection.receive_data(declared(BINARY, 2**63 - 1), 0)
+    connection.receive_data(b"x" * 10_000, 0)
+    assert connection.failure is None
+    connection = make(max_size=100)
+    connection.receive_data(declared(BINARY, 2**62), 0)
+    connection.discard_input()
+    connection.resume(0)
+    assert connection.failure is None
+    assert connection.payload_left == 2**62 - 20
+
+
+def test_the_size_of_what_was_read_is_not_more_than_there_is() -> None:
+    for size in (3, -1, 2**31, 2**62):
+        with pytest.raises(ValueError, match="data has 2 bytes"):
+            make().receive_data(b"xx", 0, size)
+
+
+def test_a_call_from_within_a_call_changes_no_buffer_under_its_feet() -> None:
+    connection = make(max_queue=1)
+    raised: list[Exception] = []
+
+    def observe(*_: object) -> None:
+        connection.resume(0)
+        try:
+            connection.receive_data(b"x" * 100, 0)
+        except RuntimeError as exc:
+            raised.append(exc)
+
+    data = frame(TEXT, b"a") + frame(TEXT, b"b")
+    connection.receive_data(data, 0)
+    connection.observer = observe
+    assert connection.next_message(0) == "a"
+    connection.resume(0)
+    assert connection.next_message(0) == "b"
+    assert len(raised) == 1
+
+
+# What memory is taken
+
+
+@pytest.mark.parametrize(
+    ("text", "width"),
+    [("x" * 10_000, 1), ("é" * 10_000, 1), ("☃" * 10_000, 2), ("x" * 9_999 + "🐍", 4)],
+)
+@pytest.mark.parametrize("pieces", [1, 3, 700])
+def test_text_is_counted_as_the_memory_that_it_takes(text: str, width: int, pieces: int) -> None:
+    data = text.encode()
+    connection = make()
+    if pieces == 1:
+        connection.receive_data(frame(TEXT, data), 0)
+    else:
+        step = len(data) // (pieces - 1)
+        for start in range(0, len(data), step):
+            opcode = CONTINUATION if start else TEXT
+            connection.receive_data(frame(opcode, data[start : start + step], fin=False), 0)
+        assert connection.kept() >= len(text)  # what is not joined yet is as wide as each piece
+        connection.receive_data(frame(CONTINUATION), 0)
+    assert width * len(text) <= connection.kept() <= width * len(text) + 400
+    assert messages(connection) == [text]
+    assert connection.kept() == 0
+
+
+def test_empty_messages_take_memory_too() -> None:
+    connection = make(max_queue=None, max_queue_bytes=10_000)
+    connection.receive_data(frame(BINARY) * FRAMES_IN_A_ROW, 0)
+    assert connection.kept() > 100 * FRAMES_IN_A_ROW
+    while connection.must_continue:
+        connection.resume(0)
+    connection.receive_data(frame(BINARY) * FRAMES_IN_A_ROW, 0)
+    assert connection.must_pause()
+
+
+# What it costs
+
+
+def parse_all(connection: Connection, data: bytes, step: int) -> None:
+    for start in range(0, len(data), step):
+        connection.receive_data(data[start : start + step], 0)
+        while connection.must_continue:
+            connection.resume(0)
+
+
+# How each begins, what is repeated, and in pieces of how many bytes it comes.
+FLOODS = {
+    "empty messages": (b"", frame(BINARY), 2**14),
+    "small messages": (b"", frame(TEXT, b"hi"), 2**14),
+    "pings": (b"", frame(PING, b"?"), 2**14),
+    "pongs": (b"", frame(PONG), 2**14),
+    "text in fragments": (frame(TEXT, fin=False), frame(CONTINUATION, b"x", fin=False), 2**14),
+    "fragments": (frame(BINARY, fin=False), frame(CONTINUATION, b"x", fin=False), 2**14),
+    "empty fragments": (frame(TEXT, fin=False), frame(CONTINUATION, fin=False), 2**14),
+    "byte by byte": (b"", frame(TEXT, b"hi"), 1),
+    "a ping byte by byte": (b"", frame(PING, b"x" * 60), 1),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_what_a_flood_costs_is_linear(flood: str) -> None:
+    start, repeated, step = FLOODS[flood]
+
+    def parse(data: bytes) -> None:
+        connection = make(max_queue=None, max_queue_bytes=None, max_fragments=None)
+        parse_all(connection, data, step)
+        assert connection.failure is None
+        messages(connection)
+
+    # Pieces of text are joined when there are 256 of them.
+    size = {"text in fragments": 200, "byte by byte": 8, "a ping byte by byte": 2}.get(flood, 40)
+    assert_linear(lambda size: start + repeated * size, parse, size)

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from creche.protocol.connection import Connection
+from creche.protocol.connection import FRAMES_IN_A_ROW, Connection
 from creche.protocol.deflate import Deflate, PerMessageDeflate
 from creche.protocol.exceptions import NegotiationError, PayloadTooBig, ProtocolError
 from creche.protocol.extensions import Extension, agree_on, choose_from, format_offers
 from creche.protocol.frames import BINARY, CONTINUATION, PING, TEXT, append_frame
 from creche.protocol.states import Side
+from support import assert_linear
 
 RSV1 = Extension.RSV1
 TEXTS = ["", "x" * 127, "x" * 128, "é☃🐍" * 1000, "x" * 200_000]
@@ -35,9 +36,10 @@ def pair(
     answer, chosen = choose_from(theirs, format_offers(ours))
     agreed = agree_on(ours, answer)
     assert len(agreed) == len(chosen) == 1
+    options.setdefault("max_size", None)
     return (
-        Connection(Side.CLIENT, bytearray(), 0, extensions=agreed, max_size=None, **options),
-        Connection(Side.SERVER, bytearray(), 0, extensions=chosen, max_size=None, **options),
+        Connection(Side.CLIENT, bytearray(), 0, extensions=agreed, **options),
+        Connection(Side.SERVER, bytearray(), 0, extensions=chosen, **options),
     )
 
 
@@ -380,3 +382,76 @@ def test_what_is_discarded_is_not_inflated() -> None:
         assert server.failure is None
         assert server.inbox.between_messages
         assert server.kept() == 0
+
+
+# Work that a peer chooses
+
+# An empty final block: each ends a stream of DEFLATE, and the next begins another.
+EMPTY_FINAL = b"\x03\x00"
+
+
+def test_empty_final_blocks_are_read_some_at_a_time() -> None:
+    _, server = pair()
+    count = 10_000
+    server.receive_data(frame(BINARY | RSV1, EMPTY_FINAL * count), 0)
+    resumed = 0
+    while server.must_continue:
+        server.resume(0)
+        resumed += 1
+    assert server.next_message(0) == b""
+    # A new decompressor takes about as long as a small frame.
+    assert resumed >= count / (2 * FRAMES_IN_A_ROW) - 1
+
+
+@pytest.mark.parametrize("block", [EMPTY_FINAL, b"\x4b\x04\x00", b"\x01\x00\x00\xff\xff"])
+def test_what_final_blocks_cost_is_linear(block: bytes) -> None:
+    def inflate(data: bytes) -> None:
+        _, server = pair()
+        server.receive_data(data, 0)
+        while server.must_continue:
+            server.resume(0)
+        assert len(server.next_message(0) or b"") in (0, data.count(b"\x4b\x04\x00"))
+        assert server.failure is None
+
+    assert_linear(lambda size: frame(BINARY | RSV1, block * size), inflate, 500)
+
+
+@pytest.mark.parametrize("size", [999, 1000, 1001])
+def test_a_message_is_inflated_up_to_max_size_and_no_further(size: int) -> None:
+    _, server = pair(max_size=1000)
+    server.receive_data(frame(BINARY | RSV1, deflated(b"x" * size)), 0)
+    assert server.held is (size > 1000)
+    assert server.kept() < 2000
+    if size > 1000:
+        assert server.next_message(0) is None
+        assert isinstance(server.failure, PayloadTooBig)
+    else:
+        assert server.next_message(0) == b"x" * size
+
+
+def test_a_compressed_message_may_be_longer_than_what_it_means() -> None:
+    _, server = pair(max_size=100)
+    server.receive_data(frame(BINARY | RSV1, EMPTY_FINAL * 1000 + deflated(b"x" * 100)), 0)
+    while server.must_continue:
+        server.resume(0)
+    assert server.next_message(0) == b"x" * 100
+
+
+def test_an_inflated_message_that_is_taken_bit_by_bit_has_no_limit() -> None:
+    _, server = pair(max_size=100)
+    server.receive_data(frame(BINARY | RSV1, deflated(b"x" * 1000)), 0)
+    assert server.held
+    taken = b""
+    fin = False
+    while not fin:
+        part = server.next_part(0)
+        if part is None:
+            server.resume(0)
+        else:
+            taken += bytes(part[0])  # type: ignore[arg-type]
+            fin = part[1]
+    assert taken == b"x" * 1000
+    server.receive_data(frame(BINARY | RSV1, deflated(b"x" * 1000)), 0)
+    server.discard_input()
+    server.resume(0)
+    assert server.kept() == 0

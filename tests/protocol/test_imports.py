@@ -30,6 +30,7 @@ ALLOWED = {
     "io",  # BytesIO
     "os",  # urandom, register_at_fork
     "re",
+    "sys",  # maxsize, getsizeof
     "typing",
     "urllib.parse",
     "zlib",

@@ -23,6 +23,7 @@ cdef class Connection:
     cdef public tuple answered
     cdef public object latency
     cdef public bint must_continue
+    cdef public bint held
     cdef public bint masking
     cdef Py_ssize_t _write_limit
     cdef public object _pings
@@ -35,8 +36,11 @@ cdef class Connection:
     cdef readonly tuple extensions
     cdef FrameHeader _header
     cdef object _decoder
+    cdef object _ahead
+    cdef bint _parsing
     cdef bint _decoding
     cdef bint _finishing
+    cdef Py_ssize_t _fed
     cdef public Py_ssize_t payload_left
     cdef public object observer
 
@@ -55,12 +59,19 @@ cdef class Connection:
         header=FrameHeader,
         position=Py_ssize_t,
         start=Py_ssize_t,
-        stop=Py_ssize_t,
+        whole=bint,
         turns=int,
         opcode=int,
     )
     cdef Py_ssize_t _parse_frames(self, bytearray data, Py_ssize_t end, double now) except -1
-    @cython.locals(header=FrameHeader, stop=Py_ssize_t)
+    @cython.locals(header=FrameHeader)
+    cdef bint _makes_too_large(self) except -1
+    cdef bint _is_too_much(self, Py_ssize_t size) except -1
+    @cython.locals(header=FrameHeader)
+    cdef _control_frame(self, bytearray data, Py_ssize_t start, Py_ssize_t stop, double now)
+    @cython.locals(header=FrameHeader)
+    cdef _begin_frame(self, bytearray data, Py_ssize_t start, Py_ssize_t end)
+    @cython.locals(header=FrameHeader, size=Py_ssize_t, stop=Py_ssize_t)
     cdef Py_ssize_t _parse_payload(
         self, bytearray data, Py_ssize_t position, Py_ssize_t end
     ) except -1
@@ -68,6 +79,7 @@ cdef class Connection:
     cdef _observe_received(self, bytearray data, Py_ssize_t start, Py_ssize_t stop)
     cdef _end_frame(self)
     cdef _choose_decoder(self, int reserved)
+    @cython.locals(room=Py_ssize_t)
     cdef _decode(self)
     cdef _control(self, int opcode, bytes payload, double now)
     cdef _drop(self, Py_ssize_t size)

@@ -25,6 +25,13 @@ Invariants:
 4. Parsing stops when the inbox is full, or after FRAMES_IN_A_ROW frames, so that no peer can hold
    up the others. What is left is kept, and the caller stops reading.
 5. No view of the caller's buffer outlives `receive_data`.
+6. A length is the peer's word, and anything up to 2**63 - 1: it is compared with what is there and
+   with what is allowed, by subtraction. Nothing is added to it before: the sum would be beyond what
+   the compiled build can hold.
+7. Nothing is kept of a message that is larger than `max_size`. How large it may be depends on who
+   takes it: `next_message` has that bound, `next_part` has none. Where neither has begun with it,
+   parsing stops before the frame that makes it too large (`held`), until one of them asks: then
+   `next_message` fails the connection, and `next_part` has it go on.
 """
 
 from __future__ import annotations
@@ -83,9 +90,10 @@ _DECODED_PIECE = 2**16
 Observer = Callable[[bool, int, int, bool, bytes], object]
 SHOWN = 64
 
-# So many frames are parsed before others get a turn: a few bytes each fill a read with thousands.
-# A piece that was decoded counts as one.
+# So many frames are parsed before others get a turn: a few bytes each fill a read with thousands. A
+# piece that is decoded counts as several.
 FRAMES_IN_A_ROW = 64
+_FRAMES_A_PIECE = 8
 
 
 class Connection:
@@ -144,6 +152,7 @@ class Connection:
         self.answered: tuple[Ping, ...] = ()  # pings with a pong, for the caller to take
         self.latency: float | None = None  # seconds, of the last ping with a pong
         self.must_continue = False  # parsing stopped for the sake of others: call `resume`
+        self.held = False  # parsing stopped before what would make a message too large
         self.masking = side is Side.CLIENT  # whether we mask what we send (RFC 6455 5.1)
         self._write_limit = write_limit
         self._pings = Pings()
@@ -159,8 +168,11 @@ class Connection:
         reserved_bits = sum(extension.reserved_bits for extension in self.extensions)
         self._header = FrameHeader(not self.masking, reserved_bits)
         self._decoder: Extension | None = None  # of the message that is arriving
+        self._ahead: bytes | None = None  # what was decoded of a message that it makes too large
+        self._parsing = False
         self._decoding = False  # whether the decoder may have more to read
         self._finishing = False  # and whether that is the end of the message
+        self._fed = 0  # bytes that it was given and may not have read
         self.payload_left = 0  # bytes missing of the data frame that is arriving
         self.observer: Observer | None = None
 
@@ -176,16 +188,19 @@ class Connection:
         return ENDED_WELL if self.received.code in NORMAL_CODES else ENDED_BADLY
 
     def must_pause(self) -> bool:
-        """Whether the inbox is full and bytes wait for it."""
-        return self.inbox.full and (bool(self._tail) or self._decoding)
+        """Whether bytes wait for the application to take something."""
+        return (self.inbox.full or self.held) and (bool(self._tail) or self._decoding)
 
     def payload_wanted(self) -> int:
         """Bytes that may be read at once without being kept unparsed."""
         return self.payload_left if self._decoder is None else 0
 
     def kept(self) -> int:
-        """Bytes that are kept of what arrived."""
-        return len(self._tail) + self.inbox.kept()
+        """Bytes of memory that are taken by what arrived."""
+        size = self.inbox.kept()
+        if self._tail:
+            size += self._tail.__alloc__()
+        return size + self._fed
 
     @property
     def next_timeout(self) -> float:
@@ -201,9 +216,17 @@ class Connection:
             data: where they are. A bytearray is unmasked in place.
             now: the time, in seconds.
             size: how many they are, from the beginning; None for all.
+
+        Raises:
+            ValueError: `data` has fewer.
+            RuntimeError: this very call is what calls it, by way of an observer or an extension.
         """
         buffer = data if isinstance(data, bytearray) else bytearray(data)
         end = len(buffer) if size is None else size
+        if not 0 <= end <= len(buffer):
+            raise ValueError(f"size is {end}, but data has {len(buffer)} bytes")
+        if self._parsing:
+            raise RuntimeError("receive_data() calls itself")
         self.timers.last_received = now
         if self.ended:
             self._drop(end)
@@ -218,7 +241,8 @@ class Connection:
 
     def resume(self, now: float) -> None:
         """Go on parsing what was kept."""
-        if self.ended:
+        # An observer or an extension may lead back here: the buffer must not change under its feet.
+        if self.ended or self._parsing:
             return
         tail = self._tail
         position = self._parse(tail, len(tail), now)
@@ -240,11 +264,14 @@ class Connection:
     def _parse(self, data: bytearray, end: int, now: float) -> int:
         """Parse as far as possible; returns where it stopped."""
         self.must_continue = False
+        self._parsing = True
         try:
             position = self._parse_frames(data, end, now)
         except PeerError as exc:
             self._violation(exc, now)
             self._drop(end)
+        finally:
+            self._parsing = False
         return end if self.ended else position
 
     def _parse_frames(self, data: bytearray, end: int, now: float) -> int:
@@ -254,63 +281,100 @@ class Connection:
         position = 0
         turns = FRAMES_IN_A_ROW
         while (position < end or self._decoding) and not self.ended:
-            if inbox.full and not self._discarding:
+            if (inbox.full or self.held) and not self._discarding:
                 break
             if self._decoding:
-                if turns == 0:
+                if turns <= 0:
                     self.must_continue = True
                     break
-                turns -= 1
+                turns -= _FRAMES_A_PIECE
                 self._decode()
                 continue
             if self.payload_left:
+                if self._decoder is None and self._is_too_much(self.payload_left):
+                    self.held = True
+                    break
                 position = self._parse_payload(data, position, end)
                 continue
-            if turns == 0:
+            if turns <= 0:
                 self.must_continue = True
                 break
             turns -= 1
             start = header.read(data, position, end)
             if start < 0:
                 break
-            stop = start + header.length
+            whole = header.length <= end - start
             opcode = header.opcode
-            if opcode >= CLOSE and stop > end:
-                break
-            if self.observer is not None:
-                self._observe_received(data, start, min(stop, end))
             if opcode >= CLOSE:
-                if header.key is not None:
-                    apply_mask(data, start, stop, header.key)
-                position = stop
-                self._control(opcode, bytes(data[start:stop]), now)
+                if not whole:
+                    break
+                position = start + header.length
+                self._control_frame(data, start, position, now)
+            elif self._makes_too_large():
+                self.held = True
+                break
             elif (
-                stop <= end
+                whole
                 and header.fin
                 and not header.reserved
                 and inbox.between_messages
                 and opcode != CONTINUATION
             ):
-                position = stop
+                position = start + header.length
+                if self.observer is not None:
+                    self._observe_received(data, start, position)
                 if not self._discarding:
                     if header.key is not None:
-                        apply_mask(data, start, stop, header.key)
-                    inbox.add_message(opcode, data, start, stop)
+                        apply_mask(data, start, position, header.key)
+                    inbox.add_message(opcode, data, start, position)
             else:
-                inbox.begin_frame(opcode)
-                if opcode != CONTINUATION:
-                    self._choose_decoder(header.reserved)
                 position = start
-                self.payload_left = header.length
-                if header.length == 0:
-                    self._end_frame()
+                self._begin_frame(data, start, end)
         return position
+
+    def _makes_too_large(self) -> bool:
+        """Whether the data frame whose header was read is too much for its message.
+
+        What an extension has changed says nothing by its length: it is judged as it is decoded.
+        """
+        header = self._header
+        if not self._is_too_much(header.length):
+            return False
+        self.inbox.check_order(header.opcode)
+        if header.opcode == CONTINUATION:
+            return self._decoder is None
+        return header.reserved == 0
+
+    def _is_too_much(self, size: int) -> bool:
+        """Whether so many bytes more make the arriving message too large."""
+        return size > self.inbox.room() and not self._discarding
+
+    def _control_frame(self, data: bytearray, start: int, stop: int, now: float) -> None:
+        """A control frame is whole, its payload is data[start:stop]."""
+        header = self._header
+        if self.observer is not None:
+            self._observe_received(data, start, stop)
+        if header.key is not None:
+            apply_mask(data, start, stop, header.key)
+        self._control(header.opcode, bytes(data[start:stop]), now)
+
+    def _begin_frame(self, data: bytearray, start: int, end: int) -> None:
+        """A data frame that is parsed piece by piece begins; what is there is data[start:end]."""
+        header = self._header
+        if self.observer is not None:
+            self._observe_received(data, start, start + min(header.length, end - start))
+        self.inbox.begin_frame(header.opcode)
+        if header.opcode != CONTINUATION:
+            self._choose_decoder(header.reserved)
+        self.payload_left = header.length
+        if header.length == 0:
+            self._end_frame()
 
     def _observe_received(self, data: bytearray, start: int, stop: int) -> None:
         """Tell of the frame whose header was read, and of what is there of its payload."""
         assert self.observer is not None
         header = self._header
-        shown = data[start : min(stop, start + SHOWN)]
+        shown = data[start : start + min(stop - start, SHOWN)]
         if header.key is not None:
             apply_mask(shown, 0, len(shown), header.key)
         opcode = header.opcode | header.reserved
@@ -318,16 +382,18 @@ class Connection:
 
     def _parse_payload(self, data: bytearray, position: int, end: int) -> int:
         header = self._header
-        stop = min(position + self.payload_left, end)
+        size = min(self.payload_left, end - position)
         if self._decoder is not None:
-            stop = min(stop, position + _ENCODED_PIECE)
+            size = min(size, _ENCODED_PIECE)
+        stop = position + size
         if header.key is not None:
             apply_mask(data, position, stop, header.key, header.length - self.payload_left)
-        self.payload_left -= stop - position
+        self.payload_left -= size
         if self._decoder is None:
             self.inbox.add_payload(data, position, stop)
         elif not self._discarding:
             self._decoder.feed(bytes(data[position:stop]))
+            self._fed = size
             self._decoding = True
         if self.payload_left == 0:
             self._end_frame()
@@ -359,11 +425,22 @@ class Connection:
     def _decode(self) -> None:
         """Take the next piece of what the decoder has."""
         assert self._decoder is not None
-        data = self._decoder.read(_DECODED_PIECE)
+        data, self._ahead = self._ahead, None
+        if data is None:
+            room = self.inbox.room()
+            # Where there is no more room, one byte tells whether that is the end.
+            data = self._decoder.read(max(min(room, _DECODED_PIECE), 1))
+            if data is None:
+                return  # it has stopped for the sake of others
+            if len(data) > room:
+                self._ahead = data
+                self.held = True
+                return
         if data:
             self.inbox.add_payload(data, 0, len(data))
             return
         self._decoding = False
+        self._fed = 0
         if self._finishing:
             self._finishing = False
             self._decoder = None
@@ -401,7 +478,7 @@ class Connection:
         """
         inbox = self.inbox
         message = inbox.take_message()
-        if message is None and inbox.too_big:
+        if message is None and self.held:
             inbox.clear()
             self._violation(PayloadTooBig(f"a message of more than {inbox.max_size} bytes"), now)
         if message is None and self.state is FAILING:
@@ -411,22 +488,39 @@ class Connection:
     def next_part(self, now: float) -> tuple[str | bytes, bool] | None:
         """What there is of the next message, and whether that is its end.
 
-        None while there is nothing. Where it is None and `ended` is true, as for next_message. A
-        message that is taken bit by bit has `message_timeout` for each bit, and no `max_size`.
+        None while there is nothing. Where it is None and `ended` is true, as for next_message;
+        where it is None and `must_pause` was true, `resume` may bring something. A message that is
+        taken bit by bit has `message_timeout` for each bit, and no `max_size`.
         """
         part = self.inbox.take_part()
+        if part is None and self.held:
+            self.inbox.lift_limit()
+        self._look_again()
         if part is None and self.state is FAILING:
             self.fail(now)
         if part is not None and self.timers.is_watching_message():
             self.timers.message_began(now)
         return part
 
+    def skip_message(self) -> None:
+        """Drop the rest of a message that was taken in part, also what has not arrived yet."""
+        self.inbox.skip_message()
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """The message that arrives may have become one without a limit."""
+        if self.held and self.inbox.is_unlimited():
+            self.held = False
+
     def discard_input(self) -> None:
         """From now on messages are dropped; only control frames are looked at."""
         self._discarding = True
+        self.held = False
+        self._ahead = None
         self.inbox.clear()
         if self._decoding:
             self._decoding = self._finishing = False
+            self._fed = 0
             if self.payload_left == 0:
                 self._end_frame()
 
@@ -583,7 +677,9 @@ class Connection:
         exc.__context__ = exc.__traceback__ = None
         self.failure = exc
         self._tail = bytearray()  # the old one may be in use
-        self._decoding = False
+        self._decoding = self.held = False
+        self._fed = 0
+        self._ahead = None
         if self.ended:  # a message taken late: the frames had ended already
             return
         self._move(Event.VIOLATION)

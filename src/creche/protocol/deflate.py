@@ -16,6 +16,15 @@ from creche.protocol.extensions import Extension, ExtensionFactory, Parameters
 # What ends each message and is not sent (RFC 7692 7.2.1).
 _TAIL = b"\x00\x00\xff\xff"
 
+# Each final block ends a stream of DEFLATE, and another decompressor begins the next: so many
+# blocks are read before others get a turn. A peer can fit one into every two bytes.
+_BLOCKS_IN_A_ROW = 16
+
+# So much is given to a decompressor at once, and to one that follows a final block: what is behind
+# the next one has to be copied.
+_MOST_INPUT = 2**14
+_LEAST_INPUT = 2**6
+
 _MAX_WINDOW_BITS = 15
 # zlib inflates a window of 8 bits, but cannot deflate with one.
 _MIN_DEFLATE_BITS = 9
@@ -62,6 +71,8 @@ class Deflate(Extension):
         self._compressor: Any = None
         self._decompressor: Any = None
         self._input = b""
+        self._position = 0  # what of it was read
+        self._step = _MOST_INPUT
         self._more = False  # whether there may be output without further input
         self._finishing = False
         self._at_boundary = False  # whether the last input ended a final block, and no more came
@@ -106,6 +117,7 @@ class Deflate(Extension):
 
     def feed(self, data: bytes) -> None:
         self._input = data
+        self._position = 0
         self._more = True
 
     def finish(self) -> None:
@@ -116,23 +128,15 @@ class Deflate(Extension):
         self._at_boundary = False
         self._finishing = True
 
-    def read(self, limit: int) -> bytes:
+    def read(self, limit: int) -> bytes | None:
+        blocks = _BLOCKS_IN_A_ROW
         while self._more:
-            try:
-                data: bytes = self._decompressor.decompress(self._input, limit)
-            except zlib.error as exc:
-                self._input = b""
-                self._more = False
-                raise ProtocolError(f"a compressed message that is broken: {exc}", 1007) from None
-            self._at_boundary = False
-            self._input = self._decompressor.unconsumed_tail
-            # Where the limit is reached, zlib may keep output back though it has all input.
-            self._more = bool(self._input) or len(data) == limit
-            if self._decompressor.eof:
-                self._input = self._decompressor.unused_data
-                self._at_boundary = not self._input
-                self._more = bool(self._input)
+            if self._decompressor is None:
+                if blocks == 0:
+                    return None
+                blocks -= 1
                 self._new_decompressor()
+            data = self._inflate(limit)
             if data:
                 return data
         if self._finishing:
@@ -140,6 +144,30 @@ class Deflate(Extension):
             if not self._receive_takeover:
                 self._decompressor = None
         return b""
+
+    def _inflate(self, limit: int) -> bytes:
+        """Give the decompressor some of the input; returns at most `limit` bytes, or none."""
+        decompressor = self._decompressor
+        some = self._input[self._position : self._position + self._step]
+        try:
+            data: bytes = decompressor.decompress(some, limit)
+        except zlib.error as exc:
+            self._input = b""
+            self._more = False
+            raise ProtocolError(f"a compressed message that is broken: {exc}", 1007) from None
+        if decompressor.eof:
+            self._position += len(some) - len(decompressor.unused_data)
+            self._decompressor = None
+            self._step = _LEAST_INPUT
+            self._more = self._position < len(self._input)
+            self._at_boundary = not self._more
+        else:
+            self._position += len(some) - len(decompressor.unconsumed_tail)
+            self._step = min(2 * self._step, _MOST_INPUT)
+            # Where the limit is reached, zlib may keep output back though it has all input.
+            self._more = self._position < len(self._input) or len(data) == limit
+            self._at_boundary = False
+        return data
 
 
 class PerMessageDeflate(ExtensionFactory):

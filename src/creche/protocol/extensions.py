@@ -16,6 +16,9 @@ from creche.protocol.exceptions import InvalidHeader, NegotiationError
 #: The parameters of an extension as they stand in the header: names, and values or None.
 Parameters = Sequence[tuple[str, str | None]]
 
+# An extension that gives nothing for what another has given it is asked so often in a row.
+_READS_IN_A_ROW = 16
+
 # Of a client's offers so many are looked at.
 MAX_OFFERS = 16
 
@@ -74,8 +77,12 @@ class Extension:
         """Its payload is complete."""
         raise NotImplementedError
 
-    def read(self, limit: int) -> bytes:
-        """At most `limit` bytes of the message; b"" if more has to be fed, or at its end."""
+    def read(self, limit: int) -> bytes | None:
+        """At most `limit` bytes of the message; b"" if more has to be fed, or at its end.
+
+        None stands for "not yet": so much work was done for nothing that others get their turn
+        before the next call. A peer may send what takes long and gives no bytes.
+        """
         raise NotImplementedError
 
 
@@ -124,23 +131,26 @@ class Chain(Extension):
         self._extensions[0].finish()
         self._finishing = 0
 
-    def read(self, limit: int) -> bytes:
+    def read(self, limit: int) -> bytes | None:
         return self._read(len(self._extensions) - 1, limit)
 
-    def _read(self, place: int, limit: int) -> bytes:
+    def _read(self, place: int, limit: int) -> bytes | None:
         extension = self._extensions[place]
-        while True:
+        for _ in range(_READS_IN_A_ROW):
             data = extension.read(limit)
-            if data or place == 0:
+            if data or data is None or place == 0:
                 return data
             data = self._read(place - 1, limit)
             if data:
                 extension.feed(data)
+            elif data is None:
+                return None
             elif self._finishing == place - 1:
                 extension.finish()
                 self._finishing = place
             else:
                 return b""
+        return None
 
 
 def parse_extensions(header: str) -> list[tuple[str, Parameters]]:

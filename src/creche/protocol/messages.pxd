@@ -1,6 +1,10 @@
 cimport cython
 
-from creche.protocol.octets cimport cut
+from creche.protocol.octets cimport cut, memory_of
+
+
+cdef Py_ssize_t _UNLIMITED
+cdef Py_ssize_t _PART_OVERHEAD
 
 
 @cython.final
@@ -13,14 +17,16 @@ cdef class Inbox:
     cdef public bint between_messages
     cdef public Py_ssize_t messages
     cdef public Py_ssize_t finished
-    cdef public bint too_big
     cdef public list parts
     cdef Py_ssize_t _first
     cdef public Py_ssize_t bytes
     cdef int _opcode
     cdef Py_ssize_t _fragments
+    cdef Py_ssize_t _arrived
+    cdef bint _unlimited
     cdef object _decoder
     cdef public list _text
+    cdef Py_ssize_t _loose
     cdef object _binary
     cdef Py_ssize_t _pending
     cdef list _taken
@@ -30,15 +36,20 @@ cdef class Inbox:
     cpdef Py_ssize_t kept(self) except -1
     cpdef bint is_low(self) except -1
     cpdef clear(self)
+    cdef _end_message(self)
+    cpdef Py_ssize_t room(self) except -1
+    cpdef check_order(self, int opcode)
     cpdef add_message(
         self, int opcode, const unsigned char* data, Py_ssize_t start, Py_ssize_t stop
     )
-    cdef _add(self, object data, Py_ssize_t size, bint fin)
+    @cython.locals(size=Py_ssize_t)
+    cdef _add(self, object data, bint fin)
     cdef _measure(self)
     cpdef begin_frame(self, int opcode)
     cpdef add_payload(self, object data, Py_ssize_t start, Py_ssize_t stop)
     cpdef end_frame(self, bint fin)
     cdef _decode(self, data, bint final)
+    cdef _join_loose(self, list pieces)
     cdef _add_part(self, bint fin)
 
     @cython.locals(part=tuple, size=Py_ssize_t, fin=bint)

@@ -1,33 +1,45 @@
 # cython: annotation_typing=False
 """Messages: reassembled from frames, kept in parts, joined when they are taken (RFC 6455 5.4, 5.6).
 
-A part is (data, size, fin): text as str or binary as bytes, the bytes it took on the wire, and
+A part is (data, size, fin): text as str or binary as bytes, the bytes of memory it takes, and
 whether it ends its message. A small message is one part. A large one is cut into parts as it
 arrives, so that what is kept of it is bounded by the inbox and not by the message.
+
+Two sizes are counted, and never compared with each other. One is a message's, in bytes of its
+payload, which `max_size` bounds. The other is what is kept in memory: a str takes one byte a
+character, or two or four of them where a single character needs that many, so that one emoji makes
+a text of 1 MiB one of 4 MiB.
 """
 
 from __future__ import annotations
 
 import codecs
 import io
+import sys
 
 from creche.protocol.exceptions import PayloadTooBig, ProtocolError
 from creche.protocol.frames import BINARY, CONTINUATION, TEXT
-from creche.protocol.octets import cut
+from creche.protocol.octets import cut, memory_of
 
 Part = tuple[str | bytes, int, bool]
 
 # What has arrived of an unfinished message becomes a part above this size.
 PART_SIZE = 2**20
 
-# Stands for "no limit".
-UNLIMITED = 2**62
+# Stands for "no limit". The compiled build counts in words of this size.
+UNLIMITED = sys.maxsize
+_UNLIMITED = UNLIMITED  # which the compiler knows to be a number
 
-# Pieces of text are joined when there are so many, so that one-byte fragments cost no more
-# memory than the text in them.
+# What a part takes beside its data: a tuple, its place in a list, and a number.
+PART_OVERHEAD = 120
+_PART_OVERHEAD = PART_OVERHEAD
+
+# So many pieces of text are joined to a longer one, so that one-byte fragments cost little more
+# memory than the text in them. Those that were joined are not joined again before the end: that
+# would copy the beginning of a message again and again.
 _MAX_PIECES = 256
 
-# Places of taken parts are given up when there are so many.
+# Places of taken parts are given up when there are so many, and half of all.
 _MAX_TAKEN = 64
 
 _new_decoder = codecs.getincrementaldecoder("utf-8")
@@ -47,10 +59,11 @@ def encode_message(message: object, text: bool | None = None) -> bytes | memoryv
     """
     payload: bytes | memoryview
     if isinstance(message, str):
-        return message.encode()
-    if isinstance(message, bytes):
+        return str.encode(message)  # also where a subclass has another way
+    if type(message) is bytes:
         payload = message
-    elif isinstance(message, bytearray | memoryview):
+    elif isinstance(message, bytes | bytearray | memoryview):
+        # A subclass may say any length of itself; its buffer does not.
         view = memoryview(message)
         payload = view.cast("B") if view.c_contiguous else view.tobytes()
     else:
@@ -75,7 +88,7 @@ class Inbox:
         full: whether a bound is reached; what arrives further has to wait.
         between_messages: whether no message has begun that is not finished.
         messages: whole messages that wait.
-        too_big: whether the next message is larger than `max_size`.
+        bytes: what the parts take in memory.
         finished: messages that have arrived whole since the beginning.
     """
 
@@ -94,19 +107,21 @@ class Inbox:
         self.between_messages = True
         self.messages = 0
         self.finished = 0
-        self.too_big = False
         # A list costs an idle connection less than a deque: those before the first are taken.
         self.parts: list[Part | None] = []
         self._first = 0
-        self.bytes = 0  # in the parts
+        self.bytes = 0
         # The message that is arriving.
         self._opcode = 0
         self._fragments = 0
+        self._arrived = 0  # bytes of its payload
+        self._unlimited = False  # whether it is taken bit by bit, or dropped
         self._decoder: codecs.IncrementalDecoder | None = None
         self._text: list[str] | None = None  # the pieces of it, if it is text
+        self._loose = 0  # the last so many of these were not joined yet
         # Gives the bytes that were written to it without copying them again.
         self._binary: io.BytesIO | None = None
-        self._pending = 0
+        self._pending = 0  # bytes of memory that these take
         # The message that is being taken.
         self._taken: list[str | bytes] | None = None
         self._taken_size = 0
@@ -117,7 +132,7 @@ class Inbox:
         return self.messages <= self.max_queue >> 2 and self.bytes <= self.max_queue_bytes >> 2
 
     def kept(self) -> int:
-        """All bytes that are kept, those of unfinished messages included."""
+        """What all of it takes in memory, unfinished messages included."""
         return self.bytes + self._pending + self._taken_size
 
     def clear(self) -> None:
@@ -125,7 +140,6 @@ class Inbox:
         self.parts.clear()
         self._first = 0
         self.full = False
-        self.too_big = False
         self.messages = 0
         self.bytes = 0
         self._text = None
@@ -138,10 +152,43 @@ class Inbox:
     def abandon(self) -> None:
         """Drop everything; the unfinished message ends without being looked at."""
         self.clear()
+        self._end_message()
+
+    def _end_message(self) -> None:
         self.between_messages = True
+        self._arrived = 0
+        self._unlimited = False
         self._decoder = None
 
     # Writing
+
+    def is_unlimited(self) -> bool:
+        """Whether the arriving message may have any size."""
+        return self._unlimited
+
+    def room(self) -> int:
+        """How many bytes more the arriving message may have."""
+        return _UNLIMITED if self._unlimited else self.max_size - self._arrived
+
+    def lift_limit(self) -> None:
+        """The arriving message, or the next one if none is, may have any size."""
+        self._unlimited = True
+
+    def restore_limit(self) -> None:
+        """It may not, after all: nobody has taken anything of it."""
+        self._unlimited = self._skipping
+
+    def check_order(self, opcode: int) -> None:
+        """Whether a data frame may follow the last one (RFC 6455 5.4).
+
+        Raises:
+            ProtocolError: a continuation of nothing, or a new message inside another.
+        """
+        if opcode == CONTINUATION:
+            if self.between_messages:
+                raise ProtocolError("a continuation frame without a message to continue")
+        elif not self.between_messages:
+            raise ProtocolError("a new message before the last one was finished")
 
     def add_message(self, opcode: int, data: bytes | bytearray, start: int, stop: int) -> None:
         """A message that is whole in one frame.
@@ -150,6 +197,7 @@ class Inbox:
             ProtocolError: it is text and not UTF-8.
         """
         message: str | bytes
+        self._unlimited = False
         if opcode == TEXT:
             try:
                 message = data[start:stop].decode("utf-8")
@@ -157,12 +205,13 @@ class Inbox:
                 raise _not_utf8(exc) from None
         else:
             message = cut(data, start, stop)
-        self._add(message, stop - start, True)
+        self._add(message, True)
 
-    def _add(self, data: str | bytes, size: int, fin: bool) -> None:
+    def _add(self, data: str | bytes, fin: bool) -> None:
         if self._skipping:
             self._skipping = not fin
             return
+        size = _PART_OVERHEAD + memory_of(data)
         self.parts.append((data, size, fin))
         self.bytes += size
         if fin:
@@ -177,18 +226,15 @@ class Inbox:
         """A data frame's header has been read.
 
         Raises:
-            ProtocolError: a continuation of nothing, or a new message inside another.
+            ProtocolError: as check_order.
             PayloadTooBig: more fragments than `max_fragments`.
         """
+        self.check_order(opcode)
         if opcode == CONTINUATION:
-            if self.between_messages:
-                raise ProtocolError("a continuation frame without a message to continue")
-            self._fragments += 1
-            if self._fragments > self.max_fragments:
+            if self._fragments >= self.max_fragments:
                 raise PayloadTooBig(f"a message of more than {self.max_fragments} fragments")
+            self._fragments += 1
             return
-        if not self.between_messages:
-            raise ProtocolError("a new message before the last one was finished")
         self.between_messages = False
         self._opcode = opcode
         self._fragments = 1
@@ -201,9 +247,9 @@ class Inbox:
         Raises:
             ProtocolError: text that cannot become UTF-8 any more.
         """
+        self._arrived += stop - start
         if self._skipping and self._opcode != TEXT:
             return
-        self._pending += stop - start
         with memoryview(data)[start:stop] as piece:
             if self._opcode == TEXT:
                 self._decode(piece, False)
@@ -211,6 +257,7 @@ class Inbox:
                 if self._binary is None:
                     self._binary = io.BytesIO()
                 self._binary.write(piece)
+                self._pending += stop - start
         if self._pending > PART_SIZE or self._pending > self.max_queue_bytes:
             self._add_part(False)
 
@@ -225,8 +272,7 @@ class Inbox:
         if self._opcode == TEXT:
             self._decode(b"", True)
         self._add_part(True)
-        self.between_messages = True
-        self._decoder = None
+        self._end_message()
 
     def _decode(self, data: bytes | memoryview, final: bool) -> None:
         assert self._decoder is not None
@@ -237,9 +283,21 @@ class Inbox:
         if text:
             if self._text is None:
                 self._text = []
+                self._loose = 0
             self._text.append(text)
-            if len(self._text) > _MAX_PIECES:
-                self._text = ["".join(self._text)]
+            self._pending += memory_of(text)
+            self._loose += 1
+            if self._loose == _MAX_PIECES:
+                self._join_loose(self._text)
+
+    def _join_loose(self, pieces: list[str]) -> None:
+        loose = pieces[-_MAX_PIECES:]
+        joined = "".join(loose)
+        pieces[-_MAX_PIECES:] = [joined]
+        self._loose = 0
+        for piece in loose:
+            self._pending -= memory_of(piece)
+        self._pending += memory_of(joined)
 
     def _add_part(self, fin: bool) -> None:
         data: str | bytes
@@ -249,14 +307,13 @@ class Inbox:
         else:
             data = b"" if self._binary is None else self._binary.getvalue()
             self._binary = None
-        size = self._pending
         self._pending = 0
-        self._add(data, size, fin)
+        self._add(data, fin)
 
     # Reading
 
     def take_message(self) -> str | bytes | None:
-        """The next whole message; None while there is none, or if it is `too_big`.
+        """The next whole message; None while there is none.
 
         Parts of an unfinished message are taken, too, so that the rest of it finds room.
         """
@@ -264,9 +321,6 @@ class Inbox:
             part = self.parts[self._first]
             assert part is not None
             data, size, fin = part
-            if self._taken_size + size > self.max_size:
-                self.too_big = True
-                return None
             self._drop_first(size, fin)
             if self._taken is None:
                 if fin:
@@ -299,15 +353,18 @@ class Inbox:
         So the whole message is given bit by bit, however large it is.
         """
         if self._taken:
-            return self._join_taken(), False
-        if self._first == len(self.parts):
-            if not self._has_arriving():
-                return None
-            self._add_part(False)
-        part = self.parts[self._first]
-        assert part is not None
-        data, size, fin = part
-        self._drop_first(size, fin)
+            data, fin = self._join_taken(), False
+        else:
+            if self._first == len(self.parts):
+                if not self._has_arriving():
+                    return None
+                self._add_part(False)
+            part = self.parts[self._first]
+            assert part is not None
+            data, size, fin = part
+            self._drop_first(size, fin)
+        if not fin and self.messages == 0:  # it is of the one that is arriving
+            self._unlimited = True
         return data, fin
 
     def skip_message(self) -> None:
@@ -315,7 +372,7 @@ class Inbox:
         while (part := self.take_part()) is not None:
             if part[1]:
                 return
-        self._skipping = True
+        self._skipping = self._unlimited = True
 
     def _drop_first(self, size: int, fin: bool) -> None:
         self.bytes -= size
@@ -327,6 +384,6 @@ class Inbox:
         if self._first == len(self.parts):
             self.parts.clear()
             self._first = 0
-        elif self._first == _MAX_TAKEN:
-            del self.parts[:_MAX_TAKEN]
+        elif self._first >= _MAX_TAKEN and self._first >= len(self.parts) >> 1:
+            del self.parts[: self._first]
             self._first = 0

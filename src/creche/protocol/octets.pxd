@@ -5,7 +5,19 @@ from cpython.bytes cimport (
     PyBytes_FromStringAndSize,
     PyBytes_GET_SIZE,
 )
+from cpython.unicode cimport PyUnicode_Check
 from libc.string cimport memcpy
+
+cdef extern from "Python.h":
+    # The object itself, as sys.getsizeof() has it, before the characters behind it.
+    ctypedef struct PyASCIIObject:
+        pass
+    ctypedef struct PyCompactUnicodeObject:
+        pass
+    Py_ssize_t PyUnicode_GET_LENGTH(object)
+    int PyUnicode_KIND(object)
+    int PyUnicode_IS_ASCII(object)
+    Py_ssize_t BYTES_SIZE "(Py_ssize_t)(offsetof(PyBytesObject, ob_sval) + 1)"
 
 
 cpdef inline bytes cut(const unsigned char* data, Py_ssize_t start, Py_ssize_t stop):
@@ -50,3 +62,11 @@ cpdef inline append_bytes(bytearray out, data):
         memcpy(PyByteArray_AS_STRING(out) + size, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
     else:
         out += data
+
+
+cpdef inline Py_ssize_t memory_of(data):
+    if not PyUnicode_Check(data):
+        return BYTES_SIZE + PyBytes_GET_SIZE(data)
+    if PyUnicode_IS_ASCII(data):
+        return sizeof(PyASCIIObject) + PyUnicode_GET_LENGTH(data) + 1
+    return sizeof(PyCompactUnicodeObject) + (PyUnicode_GET_LENGTH(data) + 1) * PyUnicode_KIND(data)

@@ -5,6 +5,8 @@ Those become part of the modules that use them, so that this one is never compil
 
 from __future__ import annotations
 
+import sys
+
 
 def cut(data: bytes | bytearray, start: int, stop: int) -> bytes:
     """data[start:stop] as bytes."""
@@ -29,3 +31,8 @@ def join(first: bytes, second: bytes | bytearray | memoryview) -> bytes:
 def append_bytes(out: bytearray, data: bytes | bytearray | memoryview) -> None:
     """Append `data` to `out`."""
     out += data
+
+
+def memory_of(data: str | bytes) -> int:
+    """The bytes of memory that `data` takes."""
+    return sys.getsizeof(data)
