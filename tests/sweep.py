@@ -35,12 +35,12 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSListener, TLSStream
 
 import creche
+from creche.budget import current_budget
 from creche.protocol.connection import Connection
 from creche.protocol.frames import BINARY, TEXT
 from creche.protocol.states import Side
 from creche.testing import memory_byte_pair
 from creche.transports.dialing import dial_unix
-from creche.waiting import current_budget
 from support import BACKENDS, RawPeer, count_descriptors, count_tasks, make_tls, until
 
 TRANSPORTS = ("tcp", "tls", "unix", "memory")
@@ -436,7 +436,7 @@ Log = list[Any]
 
 def checkpoints() -> None:
     """Let the next call of send or receive be one that gives others their turn first."""
-    current_budget().exhausted = True
+    current_budget().exhaust()
 
 
 async def send_small(ws: creche.WebSocket, peer: Peer, log: Log) -> None:

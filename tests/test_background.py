@@ -6,7 +6,8 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from creche.background import NEVER, Background
+from creche.background import Background
+from creche.deadlines import NEVER
 from support import settle, until
 
 pytestmark = pytest.mark.anyio
@@ -69,7 +70,7 @@ async def test_a_timer_that_is_cancelled_as_it_fires_is_not_kept() -> None:
         timer = background.schedule(clock, background.now() + 0.01)
         await until(lambda: clock.fired)
         await settle()
-        assert not background._timers
+        assert len(background._deadlines) == 0
 
 
 async def test_what_is_asked_for_in_a_turn_is_run_at_its_end_in_order() -> None:
@@ -86,7 +87,7 @@ async def test_what_is_asked_for_in_a_turn_is_run_at_its_end_in_order() -> None:
 async def test_much_work_at_the_end_of_a_turn_is_spread_over_several(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("creche.turns.TURN_SECONDS", 0)
+    monkeypatch.setattr("creche.transports.polling.LONGEST_SHARE", 0)
     calls: list[str | int] = []
 
     async def other() -> None:

@@ -43,7 +43,7 @@ async def noted(**options: Any) -> AsyncIterator[tuple[creche.WebSocket, RawPeer
 def clock_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pause is noticed, and the budget is one of operations alone."""
     monkeypatch.setattr("creche.link._PAUSE", 60)
-    monkeypatch.setattr("creche.waiting.perf_counter", lambda: 0.0)
+    monkeypatch.setattr("creche.budget.perf_counter", lambda: 0.0)
 
 
 @pytest.mark.usefixtures("clock_stands_still")

@@ -13,9 +13,9 @@ from anyio.abc import ObjectStream
 from anyio.lowlevel import checkpoint
 
 import creche
+from creche.budget import Budget
 from creche.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 from creche.testing import memory_pair
-from creche.waiting import Budget
 from support import cancelled_once, raw_client, raw_server, settle, until
 
 pytestmark = pytest.mark.anyio
@@ -282,18 +282,6 @@ async def test_a_loop_of_receives_gives_others_their_turn() -> None:
             for _ in range(Budget.OPERATIONS * 4):
                 await server.receive()
             assert len(turns) >= 2
-
-
-def test_the_budget_is_bounded_in_time_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 1.0
-    monkeypatch.setattr("creche.waiting.perf_counter", lambda: now)
-    budget = Budget()
-    for now in (1.0, 1.0005, 1.0011):  # it is looked at with every fourth operation
-        for i in range(4):
-            assert budget.spend() is (now == 1.0011 and i == 3)
-    assert budget.spend()  # until there was a checkpoint
-    budget.reset()
-    assert [budget.spend() for _ in range(Budget.OPERATIONS + 1)].index(True) == Budget.OPERATIONS
 
 
 # Pings

@@ -6,32 +6,31 @@ the deadlines and flush at the end of a turn. Its rules:
 - Its children are shielded from the surrounding scopes: when those are cancelled, a closing
   handshake still has to be carried out. Leaving the Background ends them.
 - Its children never raise out of it.
-- What it does for one connection never holds up the others for long (TURN_SECONDS).
+- What it does for one connection never holds up the others for long (Share).
 - An exception of the body leaves as the very object it was, whatever the group's exit does.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import select
 import time
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import anyio
 from anyio.abc import TaskGroup
-from anyio.lowlevel import current_token
+from anyio.lowlevel import checkpoint, current_token
 
+from creche.budget import current_budget
 from creche.buffers import BufferLimit
+from creche.deadlines import NEVER, Deadlines, Scheduled, Timer
 from creche.traffic import Traffic
 from creche.transports.polling import Poller, Readiness, log_failure
 from creche.transports.sockets import read_buffer
 from creche.turns import Turns
-from creche.waiting import Waiter, current_budget, new_waiter
-
-NEVER = float("inf")
+from creche.waiting import Waiter, new_waiter
 
 _GOLDEN_RATIO = 0.6180339887
 
@@ -41,29 +40,6 @@ Function = Callable[..., Coroutine[Any, Any, None]]
 def is_cancelled() -> bool:
     """Whether a scope around the current task is cancelled."""
     return anyio.current_effective_deadline() == -NEVER
-
-
-class Scheduled(Protocol):
-    """What has deadlines."""
-
-    def timeout_due(self, now: float) -> float:
-        """A deadline has passed; returns the next one, infinity for none."""
-
-
-class Timer:
-    """One deadline; without a target it has been cancelled."""
-
-    __slots__ = ("deadline", "target")
-
-    def __init__(self, deadline: float, target: Scheduled) -> None:
-        self.deadline = deadline
-        self.target: Scheduled | None = target
-
-    def __lt__(self, other: Timer) -> bool:
-        return self.deadline < other.deadline
-
-    def cancel(self) -> None:
-        self.target = None
 
 
 def _clock(loop: asyncio.AbstractEventLoop | None) -> Callable[[], float]:
@@ -109,7 +85,7 @@ class Background:
         self._group = anyio.create_task_group()
         self._scopes: set[anyio.CancelScope] = set()
         self._ended = False
-        self._timers: list[Timer] = []
+        self._deadlines = Deadlines()
         self._phase = 0.0
         self._timer_wake = anyio.Event()
         self._timer_wake_at = NEVER
@@ -143,8 +119,9 @@ class Background:
 
     def _end(self) -> None:
         self._ended = True
-        self._timers.clear()
+        self._deadlines.clear()
         self.turns.clear()
+        self.budget.turned()  # it may have been waiting for one of them
         for scope in list(self._scopes):
             scope.cancel()
 
@@ -190,32 +167,21 @@ class Background:
 
     def schedule(self, target: Scheduled, deadline: float) -> Timer:
         """Call `target.timeout_due` at `deadline`."""
-        timer = Timer(deadline, target)
-        if deadline < NEVER:
-            heapq.heappush(self._timers, timer)
-            if deadline < self._timer_wake_at:
-                self._timer_wake.set()
+        timer = self._deadlines.schedule(target, deadline)
+        if deadline < self._timer_wake_at:
+            self._timer_wake.set()
         return timer
 
     async def _run_timers(self) -> None:
-        timers = self._timers
+        deadlines = self._deadlines
         while True:
-            self._fire_timers(self.now())
-            self._timer_wake_at = timers[0].deadline if timers else NEVER
+            now = self.now()
+            deadlines.fire(now)
+            due = deadlines.next()
+            if due <= now:  # there were too many for one turn
+                await checkpoint()
+                continue
+            self._timer_wake_at = due
             self._timer_wake = anyio.Event()
-            with anyio.CancelScope(deadline=self._timer_wake_at):
+            with anyio.CancelScope(deadline=due):
                 await self._timer_wake.wait()
-
-    def _fire_timers(self, now: float) -> None:
-        timers = self._timers
-        while timers and (timers[0].deadline <= now or timers[0].target is None):
-            timer = heapq.heappop(timers)
-            target = timer.target
-            if target is not None:
-                timer.deadline = NEVER
-                try:
-                    timer.deadline = target.timeout_due(now)
-                except Exception:
-                    log_failure(target.timeout_due)
-                if timer.deadline < NEVER and timer.target is not None:
-                    heapq.heappush(timers, timer)

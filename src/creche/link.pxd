@@ -1,12 +1,13 @@
 cimport cython
 
+from creche.budget cimport Budget
 from creche.protocol.connection cimport Connection
 from creche.protocol.messages cimport Inbox, encode_message, message_opcode
 from creche.protocol.prepared cimport PreparedMessage
 from creche.transports.base cimport Receiver, Transport
 from creche.traffic cimport Traffic
 from creche.turns cimport Turns
-from creche.waiting cimport Budget, Waiter
+from creche.waiting cimport Waiter
 
 
 cdef Py_ssize_t _FLUSH_SIZE
@@ -29,6 +30,7 @@ cdef class Link(Receiver):
     cdef bint _continuing
     cdef double _direct_from
     cdef bint _streaming
+    cdef bint _replying
     cdef bint _flush_scheduled
     cdef Py_ssize_t _counted
     cdef Traffic _traffic
@@ -52,16 +54,17 @@ cdef class Link(Receiver):
     @cython.locals(resumed=bint, connection=Connection)
     cdef _take(self, bint part)
     cdef _next_sender(self)
-    cdef _arrived(self)
     cdef _wake_receiver(self)
-    @cython.locals(inbox=Inbox)
     cdef bint _may_go_on(self) except -1
+    @cython.locals(inbox=Inbox)
+    cdef bint _has_news(self) except -1
     cdef _report_end(self)
     cpdef bint is_open(self) except -1
     cpdef bint has_room(self) except -1
     cpdef bint is_slow(self) except -1
     cpdef check_sendable(self)
     cpdef note_skipped(self)
+    @cython.locals(replying=bint)
     cpdef bint try_send(self, object message, object text, bint compress) except -1
     cpdef send(self, object message, object text, bint compress)
     cpdef bint post(self, PreparedMessage message, bint at_once) except -1

@@ -25,14 +25,15 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from creche.background import NEVER, Background
+from creche.background import Background
 from creche.buffers import COUNTED_FROM
+from creche.deadlines import NEVER
 from creche.exceptions import (
     ConnectionAlreadyClosed,
     ConnectionClosed,
@@ -109,6 +110,7 @@ class Link(Receiver):
         self._continuing = False  # reading pauses until others have had their turn
         self._direct_from = 0.0  # from when on a message goes out at once
         self._streaming = False  # whether a sender only stopped to let others have their turn
+        self._replying = False  # whether the last message was waited for, and nothing sent since
         self._flush_scheduled = False
         self._counted = 0  # bytes of ours that the background has counted
         self._traffic = background.traffic
@@ -145,13 +147,27 @@ class Link(Receiver):
         """
         try:
             self._check_not_busy(part)
-            message = self._take(part)
+            message = None
+            turning = self._budget.spend(self._turns)
+            if not turning:
+                message = self._take(part)
+            elif not (self._has_news() or self._paused):
+                turning = False  # it waits anyway
             while message is None:
+                self._receiving = True
                 try:
-                    await self._arrived()
+                    if not turning:
+                        self.flush_now()
+                        await self._arrival.wait()
+                        turning = self._budget.spend(self._turns) and self._budget.is_late()
+                    if turning:
+                        self._streaming = True
+                        await self._budget.wait_in_line(self._turns, self._arrival)
                 finally:
                     self._receiving = False
+                turning = False
                 message = self._take(part)
+                self._replying = True
             return message
         except anyio.EndOfStream:
             if iterating:
@@ -187,6 +203,9 @@ class Link(Receiver):
             anyio.BusyResourceError: another task is waiting.
         """
         self._check_not_busy(False)
+        self._replying = False
+        if self._budget.spend(self._turns):
+            return None
         message: str | bytes | None = self._take(False)
         return message
 
@@ -196,8 +215,6 @@ class Link(Receiver):
 
     def _take(self, part: bool) -> Any:
         """The next message, or some of it; None if it has to be waited for."""
-        if self._budget.spend():
-            return None
         while True:
             if self.closed_by_us:
                 raise self.ending(EndOfMessages)
@@ -220,24 +237,18 @@ class Link(Receiver):
                 self._report_end()
                 raise self.ending(EndOfMessages)
 
-    def _arrived(self) -> Awaitable[object]:
-        """To be awaited after `take` has given nothing."""
-        self._receiving = True
-        if self._budget.exhausted:
-            self._streaming = True
-            self._budget.reset()
-            return self._arrival.turn()
-        self.flush_now()
-        return self._arrival.wait()
-
     def _wake_receiver(self) -> None:
-        if self._may_go_on() and self._arrival.wake():
-            self._budget.reset()
+        if self._may_go_on():
+            self._arrival.wake()
 
     def _may_go_on(self) -> bool:
         """Whether a task waits for a message, and needs not."""
+        return self._receiving and self._has_news()
+
+    def _has_news(self) -> bool:
+        """Whether there is something for who receives."""
         inbox = self.connection.inbox
-        return self._receiving and (
+        return (
             bool(inbox.messages)
             or inbox.full
             or self.connection.held
@@ -279,7 +290,10 @@ class Link(Receiver):
             ValueError: it cannot be UTF-8.
             ConnectionClosed: nothing can be sent any more.
         """
-        if self._budget.spend():
+        # The first answer to a message that was waited for need not wait again: the work that a
+        # task does for one message is then done in one turn of the loop, and not in two.
+        replying, self._replying = self._replying, False
+        if self._budget.spend(self._turns) and not replying:
             return False
         self.check_sendable()
         if not self.has_room():
@@ -370,10 +384,9 @@ class Link(Receiver):
             within: whether the frame may stand within a message that another task has begun: a
                 control frame, or one of that message itself.
         """
-        if self._budget.spend():
+        if self._budget.spend(self._turns):
             self._streaming = True
-            self._budget.reset()
-            await self._arrival.turn()
+            await self._budget.wait_in_line(self._turns, self._arrival)
         self.check_sendable()
         if self.has_room() or (within and self._sending_parts and not self.is_slow()):
             return
@@ -384,7 +397,8 @@ class Link(Receiver):
             while self._next_sender() is not sender:
                 await sender.woken.wait()
                 sender.woken = anyio.Event()
-                self._budget.reset()
+                if self._budget.spend(self._turns) and self._budget.is_late():
+                    await self._budget.wait_in_line(self._turns, self._arrival)
                 self.check_sendable()
         finally:
             self._senders = _without(sender, self._senders)
@@ -668,7 +682,6 @@ class Link(Receiver):
 
     def reading_done(self) -> None:
         if self._may_go_on():
-            self._budget.reset()
             self._arrival.resume()
 
     def _after_input(self) -> None:

@@ -16,7 +16,8 @@ import anyio
 from anyio import TaskHandle
 from anyio.abc import ByteStream, Listener, TaskStatus
 
-from creche.background import NEVER, Background, Timer, is_cancelled
+from creche.background import Background, is_cancelled
+from creche.deadlines import NEVER, Timer
 from creche.deciding import Decider, DecidingHandler, PendingRequest
 from creche.exceptions import ConnectionClosedError, HandshakeError
 from creche.handlers import user_part

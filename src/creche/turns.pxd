@@ -1,5 +1,6 @@
 cimport cython
 
+from creche.transports.polling cimport Share
 from creche.waiting cimport Waiter
 
 
@@ -8,8 +9,10 @@ cdef class Turns:
     cdef Waiter _waiter
     cdef object _callbacks
     cdef bint _due
+    cdef Share _share
 
     cpdef run_soon(self, callback)
+    cpdef run_first(self, callback)
     cdef _wake(self)
-    @cython.locals(end=double, left=Py_ssize_t)
+    @cython.locals(left=Py_ssize_t)
     cpdef _call_back(self)

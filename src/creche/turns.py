@@ -6,9 +6,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from time import perf_counter
 
-from creche.transports.polling import TURN_SECONDS, log_failure
+from creche.transports.polling import Share, log_failure
 from creche.waiting import Waiter
 
 
@@ -25,10 +24,16 @@ class Turns:
         self._waiter = waiter
         self._callbacks: deque[Callable[[], None]] = deque()
         self._due = False
+        self._share = Share()
 
     def run_soon(self, callback: Callable[[], None]) -> None:
         """Call `callback` at the end of this turn of the event loop, or of a next one if busy."""
         self._callbacks.append(callback)
+        self._wake()
+
+    def run_first(self, callback: Callable[[], None]) -> None:
+        """Call `callback` at the end of this turn, before all others, however many there are."""
+        self._callbacks.appendleft(callback)
         self._wake()
 
     def clear(self) -> None:
@@ -54,19 +59,19 @@ class Turns:
             self._loop.call_soon(self._call_back)
 
     def _call_back(self) -> None:
-        """Call those that are there, for as long as a turn may take."""
+        """Call those that are there, for as long as their share of a turn is."""
         self._due = False
         callbacks = self._callbacks
-        end = perf_counter() + TURN_SECONDS
+        self._share.begin()
         left = len(callbacks)
-        while left:
+        while left and callbacks:  # one of them may clear the others
             left -= 1
             callback = callbacks.popleft()
             try:
                 callback()
             except Exception:
                 log_failure(callback)
-            if perf_counter() >= end:
+            if self._share.is_over():
                 break
         if callbacks:
             self._wake()

@@ -1,19 +1,3 @@
-cimport cython
-
-
-@cython.final
-cdef class Budget:
-    cdef public bint exhausted
-    cdef int _left
-    cdef int _operations
-    cdef double _since
-    cdef double _seconds
-
-    @cython.locals(now=double)
-    cpdef bint spend(self) except -1
-    cpdef reset(self)
-
-
 cdef class Waiter:
     cpdef wait(self)
     cpdef turn(self)

@@ -1,68 +1,12 @@
 # cython: annotation_typing=False
-"""Waiting, and doing without: how one task waits for one thing, and how long none of them does."""
+"""Waiting: how one task waits for one thing."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from time import perf_counter
 from typing import Any, Self
-
-from anyio.lowlevel import RunVar
-
-
-class Budget:
-    """How many operations may go on in a row without a trip through the scheduler.
-
-    An operation that need not wait does not wait; this sees to it that others get their turn and
-    that a cancellation arrives all the same.
-
-    Attributes:
-        exhausted: whether a checkpoint is due; `reset` tells that there was one.
-    """
-
-    OPERATIONS = 32
-    SECONDS = 0.001
-
-    def __init__(self) -> None:
-        self.exhausted = False
-        self._operations = self._left = self.OPERATIONS
-        self._seconds = self.SECONDS
-        self._since = 0.0
-
-    def spend(self) -> bool:
-        """Count an operation; returns whether a checkpoint is due before it."""
-        if self.exhausted or self._left == 0:
-            self.exhausted = True
-            return True
-        self._left -= 1
-        if self._left & 3 == 0:  # the time is looked at with every fourth operation
-            now = perf_counter()
-            if self._since == 0:
-                self._since = now
-            elif now - self._since >= self._seconds:
-                self.exhausted = True
-        return self.exhausted
-
-    def reset(self) -> None:
-        """Somebody has really waited."""
-        self.exhausted = False
-        self._left = self._operations
-        self._since = 0.0
-
-
-_budget: RunVar[Budget] = RunVar("creche_budget")
-
-
-def current_budget() -> Budget:
-    """The budget of this event loop, shared by all its connections."""
-    try:
-        return _budget.get()
-    except LookupError:
-        budget = Budget()
-        _budget.set(budget)
-        return budget
 
 
 class Waiter:

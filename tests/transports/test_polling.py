@@ -132,7 +132,7 @@ async def test_a_callback_that_fails_is_logged_and_ends_nothing(
 async def test_a_turn_is_bounded_and_nobody_is_left_out(
     ends: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("creche.transports.polling.TURN_SECONDS", 0)
+    monkeypatch.setattr("creche.transports.polling.LONGEST_SHARE", 0)
     ours, theirs, other, others = ends
     async with polling() as poller:
         called: list[str] = []

@@ -16,8 +16,10 @@ from typing import Any, Protocol
 
 logger = logging.getLogger("creche")
 
-# Callbacks for many connections go on for so many seconds before others get their turn.
-TURN_SECONDS = 0.001
+# Callbacks for many connections go on for so many seconds before others get their turn: for as long
+# as these have just had, within these bounds.
+SHORTEST_SHARE = 0.001
+LONGEST_SHARE = 0.02
 
 Callback = Callable[[], None]
 
@@ -26,6 +28,29 @@ def log_failure(callback: object) -> None:
     """Log the exception at hand: a mistake of ours, with one connection, that must not end what
     serves all of them."""
     logger.exception("%s failed; please report it", callback)
+
+
+class Share:
+    """The time that callbacks may take in a turn of the event loop.
+
+    They take as long as the others have had since the last time, so that neither starves: where
+    each turn of the others takes a tenth of a second, a thousandth would leave a socket that is
+    ready waiting for many turns.
+    """
+
+    def __init__(self) -> None:
+        self._ended = 0.0
+        self._end = 0.0
+
+    def begin(self) -> None:
+        """The callbacks' turn begins."""
+        now = perf_counter()
+        self._end = now + min(max(now - self._ended, SHORTEST_SHARE), LONGEST_SHARE)
+
+    def is_over(self) -> bool:
+        """Whether the others are to have theirs. To be asked after each callback."""
+        self._ended = perf_counter()
+        return self._ended >= self._end
 
 
 class Readiness(Protocol):
@@ -55,6 +80,7 @@ class Poller:
         self._readers: dict[int, Callback] = {}
         self._writers: dict[int, Callback] = {}
         self._ready: list[tuple[int, int]] = []
+        self._share = Share()
 
     async def run(self) -> None:
         """Call back until cancelled."""
@@ -78,14 +104,14 @@ class Poller:
         One of them may belong to another socket by then: a callback is a hint, and reading and
         writing bear that nothing is there.
         """
-        end = perf_counter() + TURN_SECONDS
+        self._share.begin()
         while self._ready:
             descriptor, events = self._ready.pop()
             if events & ~select.EPOLLOUT:
                 self._call(self._readers.get(descriptor))
             if events & ~select.EPOLLIN:
                 self._call(self._writers.get(descriptor))
-            if perf_counter() >= end:
+            if self._share.is_over():
                 break
 
     def _call(self, callback: Callback | None) -> None:
