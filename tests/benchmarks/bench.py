@@ -36,20 +36,21 @@ from creche.protocol.frames import TEXT
 from scenarios import (
     RSV1,
     SCENARIOS,
+    TAKEOVER,
     ClientTarget,
     Scenario,
     Target,
     deflated,
+    for_seconds,
 )
 from servers import SERVERS
 from support import REQUEST, pin, raise_descriptor_limit, resident_memory
 
 HERE = Path(__file__).parent
+PYTHON = (sys.executable,)
 PEERS = ("picows", "websockets", "aiohttp", "trio-websocket")
 PACKAGES = ("creche", *PEERS, "anyio", "trio", "uvloop")
 IDLE = 3000
-
-OFFER = b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
 
 # What an idle connection has behind it.
 MEMORY: dict[str, dict[str, Any]] = {
@@ -81,11 +82,11 @@ class Missing(Exception):
 
 @contextmanager
 def process_of(*command: object) -> Iterator[subprocess.Popen[str]]:
-    """A Python process, pinned to the first core."""
+    """A process, pinned to the first core."""
     # A file, not a pipe: some servers log each client that goes, and would wait for a reader.
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
-            [sys.executable, *map(str, command)],
+            [*map(str, command)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -104,9 +105,12 @@ def process_of(*command: object) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextmanager
-def running(row: Row, tls: tuple[str, Any] | None = None) -> Iterator[Running]:
+def running(
+    row: Row, tls: tuple[str, Any] | None = None, python: Sequence[object] = PYTHON
+) -> Iterator[Running]:
     """A server."""
-    with process_of(HERE / "servers.py", *row, *([tls[0]] if tls else [])) as process:
+    program = HERE / "servers.py"
+    with process_of(*python, program, *row, *([tls[0]] if tls else [])) as process:
         assert process.stdout is not None
         port = process.stdout.readline()
         if not port:
@@ -116,12 +120,12 @@ def running(row: Row, tls: tuple[str, Any] | None = None) -> Iterator[Running]:
 
 
 @contextmanager
-def running_client(row: Row) -> Iterator[Running]:
+def running_client(row: Row, python: Sequence[object] = PYTHON) -> Iterator[Running]:
     """A client, and where it connects to."""
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         listener.settimeout(10)
         port = listener.getsockname()[1]
-        with process_of(HERE / "clients.py", *row, port) as process:
+        with process_of(*python, HERE / "clients.py", *row, port) as process:
             assert process.stdin is not None
             ask = partial(print, file=process.stdin, flush=True)
             target = ClientTarget(listener, ask)
@@ -160,10 +164,10 @@ def measure(server: Running, scenario: Scenario, seconds: float, cell: Cell) -> 
     target = server.target
     opened: Any = scenario.open(target)
     with opened as load:
-        load(seconds / 10)
+        load(for_seconds(seconds / 10))
         target.delays.clear()
         cpu, start = cpu_seconds(server.pid), time.perf_counter()
-        messages = load(seconds)
+        messages = load(for_seconds(seconds))
         elapsed = time.perf_counter() - start
         cell.cpu.append((cpu_seconds(server.pid) - cpu) / messages * 1e6)
         cell.rate.append(messages / elapsed)
@@ -237,9 +241,7 @@ def idle_memory(
     def connect() -> socket.socket:
         if not compressing:
             return server.target.connect()
-        sock = server.target.connect(
-            REQUEST[:-2] + b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
-        )
+        sock = server.target.connect(REQUEST[:-2] + TAKEOVER)
         sock.sendall(server.target.frame(deflated(b"compressed " * 100), TEXT | RSV1))
         answer = sock.recv(4096)
         if not (answer and answer[0] & RSV1):

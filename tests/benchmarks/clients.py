@@ -25,7 +25,7 @@ handler = answering(cast_to_nobody)
 async def connect_creche(uri: str) -> None:
     import creche
 
-    async with creche.connect(uri) as ws:
+    async with creche.connect(uri, proxy=None) as ws:
         await handler(ws)
 
 

@@ -2,7 +2,7 @@
 
 The load is plain sockets and frames that were built before, so that only the other side is timed.
 A scenario is a context manager: it opens its connections and gives a function that loads the server
-for so many seconds and returns how many messages that were.
+for as long as it is told to, and returns how many messages that were.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count, cycle, islice
 
-from creche.protocol.frames import BINARY, TEXT, append_frame
+from creche.protocol.frames import BINARY, CLOSE, TEXT, append_frame
 from creche.protocol.handshake import accept_key
 from servers import CAST, FEED, FEED_MESSAGES, MESSAGE
 from support import REQUEST, connect_socket, open_socket
@@ -29,15 +30,25 @@ ANSWER = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Accept: %b\r\n\r\n"
 )
-OFFER = (
+TAKEOVER = b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+NO_TAKEOVER = (
     b"Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; "
     b"client_no_context_takeover\r\n\r\n"
 )
 RSV1 = 0x40
 KEY = b"\x11\x22\x33\x44"
+NORMAL_CLOSURE = b"\x03\xe8"
 SMALL = 128
 
-Load = Callable[[float], int]
+# Asked before each turn of a load: whether there is to be one more.
+More = Callable[[], bool]
+Load = Callable[[More], int]
+
+
+def for_seconds(seconds: float) -> More:
+    """For so long from now on."""
+    end = time.perf_counter() + seconds
+    return lambda: time.perf_counter() < end
 
 
 @dataclass
@@ -135,15 +146,13 @@ def exchange(target: Target, sock: socket.socket, data: bytes, expected: int, ti
     """Send what holds so many messages, wait for so many bytes, and again."""
     buffer = bytearray(2**18)
 
-    def load(seconds: float) -> int:
+    def load(more: More) -> int:
         rounds = 0
-        now = time.perf_counter()
-        end = now + seconds
-        while now < end:
+        while more():
+            start = time.perf_counter()
             sock.sendall(data)
             read(sock, expected, buffer)
-            before, now = now, time.perf_counter()
-            target.delays.append(now - before)
+            target.delays.append(time.perf_counter() - start)
             rounds += 1
         return rounds * times
 
@@ -158,10 +167,9 @@ def feed(target: Target) -> Iterator[Load]:
     buffer = bytearray(2**18)
     with target.connect() as sock:
 
-        def load(seconds: float) -> int:
+        def load(more: More) -> int:
             messages = 0
-            end = time.perf_counter() + seconds
-            while time.perf_counter() < end:
+            while more():
                 sock.sendall(data)
                 read(sock, expected, buffer)
                 messages += FEED_MESSAGES
@@ -209,14 +217,13 @@ def many(target: Target, *, connections: int = 100, idle: int = 0) -> Iterator[L
             stack.enter_context(target.connect())
         crowd = Crowd(stack, target, connections)
 
-        def load(seconds: float) -> int:
+        def load(more: More) -> int:
             missing = dict.fromkeys(crowd.sockets.values(), expected)
             for sock in missing:
                 sock.sendall(data)
             messages = 0
-            end = time.perf_counter() + seconds
             while missing:
-                again = time.perf_counter() < end
+                again = more()
                 for sock, size in crowd.ready():
                     missing[sock] -= size
                     if not missing[sock]:
@@ -244,10 +251,9 @@ def cast(target: Target, *, connections: int = 200) -> Iterator[Load]:
             sock.sendall(target.frame(b"x"))
             read(sock, target.reply_size(b"x"), crowd.buffer)
 
-        def load(seconds: float) -> int:
+        def load(more: More) -> int:
             messages = 0
-            end = time.perf_counter() + seconds
-            while time.perf_counter() < end:
+            while more():
                 first.sendall(data)
                 missing = expected * connections
                 while missing:
@@ -264,39 +270,81 @@ def deflated(payload: bytes) -> bytes:
     return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
+def json_payloads() -> Iterator[bytes]:
+    """4 KiB of JSON, and again with other numbers."""
+    for start in count(step=90):
+        numbers = range(start, start + 90)
+        rows = [{"id": n, "name": f"item {n * 7919 % 1000}", "price": n / 8} for n in numbers]
+        yield json.dumps(rows).encode()[:4096]
+
+
 @contextmanager
-def compressed(target: Target) -> Iterator[Load]:
-    """Ping-pong of 4 KiB of JSON, compressed by both sides."""
-    rows = [{"id": n, "name": f"item {n * 7919 % 1000}", "price": n / 8} for n in range(90)]
-    payload = json.dumps(rows).encode()[:4096]
-    data = target.frame(deflated(payload), TEXT | RSV1)
+def compressed(target: Target, *, takeover: bool = False) -> Iterator[Load]:
+    """Ping-pong of 4 KiB of JSON, compressed by both sides.
+
+    With context takeover an answer refers to those before it. The load sends 16 messages in turn,
+    which are more than the window of 32 KiB holds, and its own do not refer to each other.
+    """
+    payloads = islice(json_payloads(), 16 if takeover else 1)
+    frames = cycle([target.frame(deflated(payload), TEXT | RSV1) for payload in payloads])
     buffer = bytearray(2**16)
-    with target.connect(REQUEST[:-2] + OFFER) as sock:
-        sock.settimeout(2)
-        sock.sendall(data)
-        expected = sock.recv_into(buffer)
-        if not (expected and buffer[0] & RSV1):
-            raise ConnectionError("the server does not compress")
-        # Without context takeover every answer is the same.
-        assert expected == 4 + int.from_bytes(buffer[2:4])
-        yield exchange(target, sock, data, expected, 1)
+    offer = TAKEOVER if takeover else NO_TAKEOVER
+    with target.connect(REQUEST[:-2] + offer) as sock:
+
+        def load(more: More) -> int:
+            messages = 0
+            while more():
+                sock.sendall(next(frames))
+                head = bytearray(4)
+                read(sock, 4, head)
+                if not head[0] & RSV1:
+                    raise ConnectionError("the server does not compress")
+                if head[1] != 126:  # so little of 4 KiB is a reference to an answer before
+                    raise ConnectionError("the server takes over its context, though told not to")
+                read(sock, int.from_bytes(head[2:]), buffer)
+                messages += 1
+            return messages
+
+        yield load
 
 
 @contextmanager
 def handshake(target: Target) -> Iterator[Load]:
     """Connect, shake hands, and go. A reset leaves no port in use."""
 
-    def load(seconds: float) -> int:
+    def load(more: More) -> int:
         count = 0
         linger = struct.pack("ii", 1, 0)
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
+        while more():
             with connect_socket(target.port, target.tls) as sock:
                 sock.sendall(REQUEST)
                 head = b""
                 while b"\r\n\r\n" not in head:
                     head += sock.recv(4096)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            count += 1
+        return count
+
+    yield load
+
+
+@contextmanager
+def open_and_close(target: Target) -> Iterator[Load]:
+    """Shake hands, and close by the closing handshake, which our side begins."""
+    goodbye = target.frame(NORMAL_CLOSURE, CLOSE)
+    answer = target.reply_size(NORMAL_CLOSURE)
+    buffer = bytearray(2**12)
+
+    def load(more: More) -> int:
+        count = 0
+        while more():
+            with target.connect() as sock:
+                sock.sendall(goodbye)
+                read(sock, answer, buffer)
+                if isinstance(target, ClientTarget):  # the server's side ends the TCP connection
+                    sock.shutdown(socket.SHUT_WR)
+                if sock.recv_into(buffer):
+                    raise ConnectionError("there is more after the close frame")
             count += 1
         return count
 
@@ -313,14 +361,14 @@ def paced(target: Target, *, connections: int = 100, interval: float = 0.1) -> I
         crowd = Crowd(stack, target, connections)
         sockets = list(crowd.sockets.values())
 
-        def load(seconds: float) -> int:
+        def load(more: More) -> int:
             sent: dict[socket.socket, float] = {}
             missing: dict[socket.socket, int] = {}
             messages = 0
             start = time.perf_counter()
-            while (now := time.perf_counter()) < start + seconds or missing:
-                due = int((now - start) / interval * connections)
-                while messages < due and now < start + seconds:
+            while (going := more()) or missing:
+                due = int((time.perf_counter() - start) / interval * connections)
+                while messages < due and going:
                     sock = sockets[messages % connections]
                     messages += 1
                     if sock not in missing:  # otherwise the server is slower than the pace
@@ -364,19 +412,24 @@ SCENARIOS: dict[str, Scenario] = {
     "64 KiB": Scenario(partial(ping_pong, size=2**16)),
     "1 MiB": Scenario(partial(ping_pong, size=2**20)),
     "handshake": Scenario(handshake, raw=False),
+    "opening and closing": Scenario(open_and_close, raw=False),
     "broadcast": Scenario(cast, raw=False),
     "paced": Scenario(paced, delays=True),
     "2,000 connections": Scenario(partial(many, connections=2000)),
     "100 beside 10,000 idle": Scenario(partial(many, idle=10_000)),
     "permessage-deflate": Scenario(compressed, raw=False),
+    "context takeover": Scenario(partial(compressed, takeover=True), raw=False),
     "TLS ping-pong 128 B": Scenario(ping_pong, tls=True),
+    "TLS burst": Scenario(partial(ping_pong, times=64), tls=True),
     "TLS feed": Scenario(feed, raw=False, tls=True),
     "TLS 100 connections": Scenario(many, tls=True),
     "TLS 64 KiB": Scenario(partial(ping_pong, size=2**16), tls=True),
     "TLS handshake": Scenario(handshake, raw=False, tls=True),
+    "TLS opening and closing": Scenario(open_and_close, raw=False, tls=True),
     "client ping-pong 128 B": Scenario(ping_pong, client=True),
     "client burst": Scenario(partial(ping_pong, times=64), client=True),
     "client feed": Scenario(feed, client=True),
     "client 64 KiB": Scenario(partial(ping_pong, size=2**16), client=True),
     "client 100 connections": Scenario(many, client=True),
+    "client opening and closing": Scenario(open_and_close, client=True),
 }
