@@ -276,6 +276,17 @@ def bench(session: nox.Session) -> None:
     run_tool(session, "tests/benchmarks/bench.py", "bench")
 
 
+@nox.session(python=OLDEST)
+def instructions(session: nox.Session) -> None:
+    """What an operation takes, by callgrind, and whether it has grown; --only, --backend, --update.
+
+    It needs valgrind. The figures of creche are in tests/benchmarks/instructions.json.
+    """
+    if not (runs("valgrind", "--version") and has_compiler()):
+        session.error("valgrind and a C compiler are needed (Debian: apt-get install valgrind gcc)")
+    run_tool(session, "tests/benchmarks/instructions.py", "bench")
+
+
 def run_tool(session: nox.Session, path: str, group: str = "test") -> None:
     install_group(session, group)
     session.install(".")
