@@ -99,6 +99,17 @@ def test_each_line_is_sent_and_each_message_printed(run: Run, stdin: Input) -> N
     assert err == f"* connected to {uri(port)}\n* closed with 1000\n"
 
 
+def test_a_password_is_not_shown(run: Run, stdin: Input) -> None:
+    stdin.end()
+    with in_thread(creche_server(echo_times(0))) as port:
+        status, _, err = run("connect", uri(port).replace("//", "//user:SECRET@") + "/?SECRET")
+    assert status == 0
+    assert err == f"* connected to ws://***@localhost:{port}/\n* closed with 1000\n"
+    status, _, err = run("connect", "ws://localhost", "--header", "Authorization SECRET")
+    assert status == 2
+    assert "SECRET" not in err
+
+
 def test_an_input_that_cannot_be_read_has_ended(run: Run, stdin: Input) -> None:
     os.close(stdin.readable)
     stdin.readable = -1
@@ -324,8 +335,8 @@ def test_tls_with_a_server_that_has_none(run: Run, stdin: Input) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--header", "nonsense"], "--header 'nonsense' has no colon"),
-        (["--header", "a b: c"], "header name 'a b' is not a token"),
+        (["--header", "nonsense"], "--header: one of them has no colon"),
+        (["--header", "a b: c"], "header name 'a' is not a token"),
         (["--origin", "a\nb"], "header origin has a value"),
         (["--insecure"], "--ca and --insecure are for wss URIs"),
         (["--ping", "0"], "argument --ping: invalid seconds value: '0'"),

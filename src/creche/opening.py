@@ -111,11 +111,9 @@ class Answering:
             request.find_client = _client_finder(tuple(self._options["trusted_proxies"]))
             self._gate.check_open(request)
             self._handshake.check_host(request)
-            hook = self._options["process_request"]
-            if hook is not None:
-                answer = await self._call(hook, Response, request)
-                if answer is not None:
-                    raise Rejection(answer)
+            answer = await self._call("process_request", Response, request)
+            if answer is not None:
+                raise Rejection(answer)
         except Rejection as refusal:
             await self.refuse(refusal.response)
             raise
@@ -135,11 +133,10 @@ class Answering:
         """The subprotocol by the options, if the request asks for a WebSocket at all."""
         try:
             self._handshake.check(request)
-            select = self._options["select_subprotocol"]
-            if select is None:
+            if self._options["select_subprotocol"] is None:
                 return self._handshake.choose_subprotocol(request)
             chosen: str | None = await self._call(
-                select, str, request, offered_subprotocols(request)
+                "select_subprotocol", str, request, offered_subprotocols(request)
             )
             return chosen
         except Rejection as refusal:
@@ -158,11 +155,9 @@ class Answering:
             if headers != ():
                 for name, value in Headers(headers).fields:
                     response.headers.add(name, value)
-            hook = self._options["process_response"]
-            if hook is not None:
-                response = await self._call(hook, Response, request, response) or response
-                if response.status != 101:
-                    raise Rejection(response)
+            response = await self._call("process_response", Response, request, response) or response
+            if response.status != 101:
+                raise Rejection(response)
             self._handshake.agreed(response)
             self._gate.admit()
         except Rejection as refusal:
@@ -185,16 +180,20 @@ class Answering:
                     break
                 left -= len(data)
 
-    async def _call(self, hook: Callable[..., Any], kind: type, *args: Any) -> Any:
-        """Call a hook, sync or async, that returns something of a kind, or None; what it raises is
-        a 500."""
+    async def _call(self, name: str, kind: type, *args: Any) -> Any:
+        """Call a hook, sync or async, that returns something of a kind, or None, as it is for one
+        that is not there; what it raises is a 500."""
+        hook: Callable[..., Any] | None = self._options[name]  # type: ignore[literal-required]
+        if hook is None:
+            return None
         try:
             answer = hook(*args)
             if inspect.isawaitable(answer):
                 answer = await answer
             if not isinstance(answer, kind | None):
+                # Not the hook itself: it may be a partial() with secrets in it.
                 raise TypeError(
-                    f"{hook} must return a {kind.__name__} or None, not {type(answer).__name__}"
+                    f"{name} must return a {kind.__name__} or None, not {type(answer).__name__}"
                 )
         except Exception:
             raise self._failed() from None

@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -302,6 +303,52 @@ async def test_secrets_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     told.append(str(invalid.value))
     assert len(told) > 10
     assert "SECRET" not in "\n".join(told) + caplog.text
+
+
+MALFORMED = [
+    b"GET /?SECRET HTTP/one",
+    b"GET /SECRET SECRET HTTP/1.1",
+    b"GET / HTTP/1.1\r\nHost: h\r\nCookie SECRET",
+    b"GET / HTTP/1.1\r\nHost: h\r\nAuthorization : SECRET",
+    b"GET / HTTP/1.1\r\nHost: h\r\nX-Api-Key: SECRET\x7f",
+    b"GET / HTTP/1.1\r\nHost: u:SECRET@h",
+    b"GET /answer HTTP/1.1\r\nHost: localhost",
+]
+
+
+@pytest.mark.parametrize("malformed", MALFORMED)
+async def test_a_request_that_is_refused_is_not_quoted(
+    malformed: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither in the log, nor in what a trace is told, nor in the answer."""
+    caplog.set_level(logging.DEBUG)
+    told: list[str] = []
+
+    def trace(event: str, info: dict[str, Any]) -> None:
+        told.append(f"{event} {info!r} {info.get('exception')}")
+
+    def answer(asked: creche.Request) -> creche.Response | None:
+        return creche.Response(200, body="SECRET") if asked.path == "/answer" else None
+
+    async with creche.serving(echo, "127.0.0.1", process_request=answer, trace=trace) as server:
+        received = await exchange(server, malformed + b"\r\n\r\n")
+        await until(lambda: len(told) == 2)
+    assert (b"SECRET" in received) is malformed.startswith(b"GET /answer")
+    assert "opening handshake failed: " in caplog.text
+    assert "SECRET" not in "\n".join(told) + caplog.text
+
+
+async def test_a_hook_that_goes_wrong_is_named_and_not_shown(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def process_request(_key: str, _request: creche.Request) -> Any:
+        return True
+
+    hook = partial(process_request, "SECRET")
+    async with creche.serving(echo, "127.0.0.1", process_request=hook) as server:
+        assert status(await exchange(server, request())) == 500
+    assert "process_request must return a Response or None, not bool" in caplog.text
+    assert "SECRET" not in caplog.text
 
 
 async def test_a_failing_hook_tells_the_client_nothing(caplog: pytest.LogCaptureFixture) -> None:

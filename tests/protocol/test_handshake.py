@@ -23,7 +23,12 @@ from creche.protocol.exceptions import (
 )
 from creche.protocol.handshake import accept_key, check_subprotocols
 from creche.protocol.http import MAX_BODY_BYTES, Request, Response
-from creche.protocol.server_handshake import ServerHandshake, check_hosts, check_origins
+from creche.protocol.server_handshake import (
+    ServerHandshake,
+    check_hosts,
+    check_origins,
+    reject,
+)
 from creche.protocol.uri import parse_uri
 
 URI = parse_uri("ws://localhost:8765/chat")
@@ -237,8 +242,8 @@ def test_only_allowed_origins_are_accepted(
     ("origins", "why"),
     [
         ("https://a.example", 'origins must be "same-host", None or a sequence, not another str'),
-        ([1], "origins must hold str, patterns or None, not 1"),
-        ([None, b"x"], "origins must hold str, patterns or None, not b'x'"),
+        ([1], "origins must hold str, patterns or None, not int"),
+        ([None, b"x"], "origins must hold str, patterns or None, not bytes"),
     ],
 )
 def test_bad_origins_are_refused(origins: Any, why: str) -> None:
@@ -284,7 +289,7 @@ def test_only_allowed_hosts_are_accepted(hosts: Any, given: str, allowed: bool) 
     ("hosts", "why"),
     [
         ("localhost", 'hosts must be "auto", "loopback", None or a sequence, not another str'),
-        (["a", None], "hosts must hold str, not None"),
+        (["a", None], "hosts must hold str, not NoneType"),
     ],
 )
 def test_bad_hosts_are_refused(hosts: Any, why: str) -> None:
@@ -363,7 +368,7 @@ def test_the_subprotocol_can_be_said() -> None:
     assert handshake.subprotocol == "b"
     assert "Sec-WebSocket-Protocol" not in handshake.accept(request, None).headers
     assert handshake.subprotocol is None
-    with pytest.raises(ValueError, match="'c' was not offered"):
+    with pytest.raises(ValueError, match="the subprotocol that was chosen was not offered"):
         handshake.accept(request, "c")
 
 
@@ -372,7 +377,7 @@ def test_the_subprotocol_can_be_said() -> None:
     [
         ("chat", TypeError, "subprotocols must be a sequence of str, not a str"),
         ([1], TypeError, "subprotocols must hold str, not int"),
-        (["a b"], ValueError, "subprotocols: 'a b' is not a token"),
+        (["a", "SECRET=="], ValueError, r"^subprotocols: number 2 is not a token \(RFC"),
         (["a", "a"], ValueError, "stands there twice"),
     ],
 )
@@ -530,7 +535,7 @@ def add(line: str) -> Callable[[str], str]:
         ),
         (lambda r: r.replace("-Accept", "-Except"), InvalidHeader, "Accept header is missing"),
         (add("Sec-WebSocket-Accept: x"), InvalidHeader, "more than once"),
-        (add("Sec-WebSocket-Protocol: z"), NegotiationError, "subprotocol not asked for: z"),
+        (add("Sec-WebSocket-Protocol: z"), NegotiationError, "chose a subprotocol not asked for$"),
         (
             add("Sec-WebSocket-Protocol: a\r\nSec-WebSocket-Protocol: a"),
             InvalidHeader,
@@ -597,10 +602,10 @@ def test_client_and_server_understand_each_other() -> None:
 def test_every_error_is_a_handshake_error_and_readable() -> None:
     error = InvalidHeader("Name", None)
     assert str(error) == "the Name header is missing"
-    rejection = Rejection(Response(403, (), "no\n"))
+    rejection = reject(403, "no")
     assert str(rejection) == "403 Forbidden: no"
+    assert rejection.response.body == b"no\n"
     assert isinstance(rejection, HandshakeError)
-    assert str(Rejection(Response(403, (), b"\xff"))) == "403 Forbidden: \ufffd"
 
 
 NOT_FOUND, NO = Response(404), Response(403, (), "no\n")
@@ -609,12 +614,14 @@ NOT_FOUND, NO = Response(404), Response(403, (), "no\n")
 @pytest.mark.parametrize(
     ("kind", "arguments"),
     [
-        (InvalidHeader, ("Name", "value", ": it is odd")),
+        (InvalidHeader, ("Upgrade", "value", ": it is odd")),
+        (InvalidHeader, ("Name", "***", ": it is odd")),
+        (InvalidHeader, ("Name", None, "")),
         (InvalidURI, ("ws://", "has no host")),
         (InvalidStatus, (NOT_FOUND,)),
         (InvalidProxyStatus, (Response(407),)),
         (InvalidRedirect, (NOT_FOUND, "to nowhere")),
-        (Rejection, (NO,)),
+        (Rejection, (NO, "no")),
     ],
 )
 def test_every_error_can_be_copied(kind: type[HandshakeError], arguments: Any) -> None:

@@ -18,8 +18,8 @@ def test_names_are_case_insensitive_and_values_are_kept_in_order() -> None:
     assert "x" in headers
     assert not headers.__contains__(1)
     assert headers.get("none") is None
-    assert repr(Headers({"a": "b"})) == "Headers([('a', 'b')])"
-    assert repr(Headers({"Cookie": "b"})) == "Headers([('Cookie', '...')])"
+    assert repr(Headers({"Upgrade": "b"})) == "Headers([('Upgrade', 'b')])"
+    assert repr(Headers({"Cookie": "b"})) == "Headers([('Cookie', '***')])"
 
 
 def test_a_mapping_is_taken_too_and_white_space_around_values_is_not() -> None:
@@ -67,11 +67,11 @@ def test_lists_are_split_across_fields() -> None:
         ("X-Y", "a\0b", ValueError, "header X-Y"),
         ("X-Y", "a\x7fb", ValueError, "header X-Y"),
         ("X-Y", "☃", ValueError, "header X-Y"),
-        ("X Y", "a", ValueError, "header name 'X Y' is not a token"),
+        ("X Y", "a", ValueError, "header name 'X' is not a token: ' ' follows"),
         ("X\r\n", "a", ValueError, "is not a token"),
         ("", "a", ValueError, "is not a token"),
-        ("X", 1, TypeError, "header 'X': 1 must be two str"),
-        (b"X", "a", TypeError, "must be two str"),
+        ("X", 1, TypeError, "header 'X' must have a str as its value, not int"),
+        (b"X", "a", TypeError, "the name of a header must be a str, not bytes"),
     ],
 )
 def test_what_cannot_stand_in_a_header_is_refused(

@@ -20,6 +20,7 @@ from creche.cli.arguments import (
     seconds,
 )
 from creche.cli.console import Console, forget_output, open_console
+from creche.protocol.redaction import without_secrets
 
 
 def add_to(commands: Any) -> None:
@@ -69,7 +70,7 @@ async def run(given: argparse.Namespace, options: Mapping[str, Any]) -> int:
     with open_console() as console:
         async with creche.connect(given.uri, **options) as ws:
             agreed = f", subprotocol {ws.subprotocol}" if ws.subprotocol else ""
-            console.note(f"connected to {given.uri}{agreed}")
+            console.note(f"connected to {without_secrets(given.uri)}{agreed}")
             try:
                 return await _talk(ws, console, given)
             finally:
@@ -83,7 +84,8 @@ async def run(given: argparse.Namespace, options: Mapping[str, Any]) -> int:
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon:
-        raise UsageError(f"--header {text!r} has no colon: say 'NAME: VALUE'")
+        # Not shown: it may be a credential, in a log of commands.
+        raise UsageError("--header: one of them has no colon; say 'NAME: VALUE'")
     return name.strip(), value.strip()
 
 

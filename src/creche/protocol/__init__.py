@@ -25,6 +25,7 @@ MODULES = (
     "pings",
     "prepared",
     "proxies",
+    "redaction",
     "redirects",
     "server_handshake",
     "states",

@@ -37,6 +37,7 @@ from creche.protocol.http import (
     Response,
     decode_headers,
     encode_headers,
+    next_event,
     trailing_data,
 )
 from creche.protocol.uri import URI
@@ -150,8 +151,8 @@ class ClientHandshake:
     def _next_events(self) -> Response | None:
         while True:
             try:
-                event = self._http.next_event()
-            except h11.RemoteProtocolError as exc:
+                event = next_event(self._http)
+            except InvalidMessage as exc:
                 if self.refusal is not None:
                     raise InvalidStatus(self.refusal) from None
                 raise InvalidMessage(f"the server's answer is not HTTP/1.1: {exc}") from None
@@ -192,7 +193,5 @@ class ClientHandshake:
         if "Sec-WebSocket-Protocol" in headers:
             subprotocol = single(headers, "Sec-WebSocket-Protocol")
             if subprotocol not in self._subprotocols:
-                raise NegotiationError(
-                    f"the server chose a subprotocol not asked for: {subprotocol}"
-                )
+                raise NegotiationError("the server chose a subprotocol not asked for")
             self.subprotocol = subprotocol

@@ -7,8 +7,9 @@ AnyIO's, and this layer does not know AnyIO.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
+
+from creche.protocol.redaction import shown_value, without_secrets
 
 if TYPE_CHECKING:
     from creche.protocol.http import Response
@@ -51,18 +52,18 @@ class InvalidURI(HandshakeError, ValueError):
     """The URI is not one of a WebSocket (RFC 6455 3).
 
     Attributes:
-        uri: the URI as it was given; its user, query and fragment are not in the text.
+        uri: the URI without its user, password, query and fragment.
         why: what is wrong with it.
     """
 
     def __init__(self, uri: str, why: str) -> None:
+        uri = without_secrets(uri)
         super().__init__(uri, why)
         self.uri = uri
         self.why = why
 
     def __str__(self) -> str:
-        shown = re.sub(r"//[^/@]*@", "//***@", re.split("[?#]", self.uri)[0])
-        return f"uri {shown!r} {self.why}"
+        return f"uri {self.uri!r} {self.why}"
 
 
 class InvalidMessage(HandshakeError):
@@ -133,10 +134,12 @@ class InvalidHeader(HandshakeError):
 
     Attributes:
         name: the field's name.
-        value: its value, None where it is missing.
+        value: its value, "***" unless it is a field that holds no secret; None where it is missing.
     """
 
     def __init__(self, name: str, value: str | None, why: str = "") -> None:
+        if value is not None:
+            value = shown_value(name, value)
         super().__init__(name, value, why)
         self.name = name
         self.value = value
@@ -161,12 +164,14 @@ class Rejection(HandshakeError):
 
     Attributes:
         response: the answer that tells the client why.
+        why: what is wrong, where we know it; an answer of the application's is not read.
     """
 
-    def __init__(self, response: Response) -> None:
-        super().__init__(response)
+    def __init__(self, response: Response, why: str = "") -> None:
+        super().__init__(response, why)
         self.response = response
+        self.why = why
 
     def __str__(self) -> str:
-        text = self.response.body.decode("utf-8", "replace").strip()
-        return f"{self.response.status} {self.response.reason_phrase}: {text}"
+        answer = f"{self.response.status} {self.response.reason_phrase}"
+        return f"{answer}: {self.why}" if self.why else answer

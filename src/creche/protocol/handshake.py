@@ -31,11 +31,12 @@ def check_subprotocols(subprotocols: Sequence[str]) -> list[str]:
     if isinstance(subprotocols, str):
         raise TypeError("subprotocols must be a sequence of str, not a str")
     checked = list(subprotocols)
-    for name in checked:
+    for i, name in enumerate(checked):
         if not isinstance(name, str):
             raise TypeError(f"subprotocols must hold str, not {type(name).__name__}")
+        # It is not shown: it may be a token in the other sense of the word.
         if not re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", name):
-            raise ValueError(f"subprotocols: {name!r} is not a token")
+            raise ValueError(f"subprotocols: number {i + 1} is not a token (RFC 9110 5.6.2)")
     if len(set(checked)) != len(checked):
         raise ValueError("subprotocols: one of them stands there twice")
     return checked

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
+from creche.protocol.redaction import shown_value
+
 HeadersLike = Mapping[str, str] | Iterable[tuple[str, str]]
 
 _NAME_CHARACTERS = frozenset(
@@ -15,10 +17,6 @@ _NAME_CHARACTERS = frozenset(
 )
 
 _VALUE = re.compile("[\t\x20-\x7e\x80-\xff]*")
-
-# Their values are told to nobody in a text.
-_SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
-
 
 # Names up to this length are kept, each once for all connections.
 _SHORT_NAME = 64
@@ -35,16 +33,41 @@ def _check_name(name: str) -> tuple[str, str]:
     Raises:
         ValueError: it is not a token (RFC 9110 5.6.2).
     """
-    if not name or not _NAME_CHARACTERS.issuperset(name):
-        raise ValueError(f"header name {name!r} is not a token")
+    if not name:
+        raise ValueError("header name '' is not a token: it is empty")
+    if not _NAME_CHARACTERS.issuperset(name):
+        end = next(i for i, character in enumerate(name) if character not in _NAME_CHARACTERS)
+        # Behind it there may be a value that was taken for a part of the name.
+        raise ValueError(f"header name {name[:end]!r} is not a token: {name[end]!r} follows")
     return name, name.lower()
 
 
 _checked_name = lru_cache(maxsize=256)(_check_name)
 
 
-def _shown(name: str, value: str) -> str:
-    return "..." if name.lower() in _SECRET else value
+def _check_types(name: object, value: object) -> None:
+    """
+    Raises:
+        TypeError: the name or the value is not a str.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a header must be a str, not {type(name).__name__}")
+    if not isinstance(value, str):
+        raise TypeError(f"header {name!r} must have a str as its value, not {type(value).__name__}")
+
+
+def _check_value(name: str, value: str) -> None:
+    """
+    Raises:
+        ValueError: the value cannot stand in a header (RFC 9110 5.5).
+    """
+    allowed = _VALUE.match(value)
+    assert allowed is not None
+    end = allowed.end()
+    if end < len(value):
+        raise ValueError(
+            f"header {name} has a value with forbidden characters: {value[end]!r} at index {end}"
+        )
 
 
 class Headers(Mapping[str, str]):
@@ -79,13 +102,12 @@ class Headers(Mapping[str, str]):
             self._fields, self._packed = self.fields, None
             self._index = _index_of(self._fields)
         if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(f"header {name!r}: {value!r} must be two str")
+            _check_types(name, value)
         name, key = _checked_name(name) if len(name) <= _SHORT_NAME else _check_name(name)
         value = value.strip(" \t")
         # Most values are plain text, and need no more than a look.
-        if not (value.isascii() and value.isprintable()) and _VALUE.fullmatch(value) is None:
-            shown = _shown(name, repr(value))
-            raise ValueError(f"header {name} has a value with forbidden characters: {shown}")
+        if not (value.isascii() and value.isprintable()):
+            _check_value(name, value)
         self._fields.append((name, value))
         _add_to(self._index, key, value)
 
@@ -122,7 +144,7 @@ class Headers(Mapping[str, str]):
         return len(self._values())
 
     def __repr__(self) -> str:
-        return f"Headers({[(name, _shown(name, value)) for name, value in self.fields]!r})"
+        return f"Headers({[(name, shown_value(name, value)) for name, value in self.fields]!r})"
 
     def get_all(self, name: str) -> list[str]:
         """The values of every field of this name, in order; an empty list if there is none."""

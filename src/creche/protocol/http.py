@@ -14,6 +14,7 @@ import h11
 
 from creche.protocol.exceptions import InvalidMessage
 from creche.protocol.headers import Headers, HeadersLike
+from creche.protocol.redaction import shown_path, what_h11_says
 
 # The most of a refusing server's body that is kept, in bytes.
 MAX_BODY_BYTES = 2**16
@@ -63,8 +64,7 @@ class Request:
         return None if self.find_client is None else self.find_client(self)
 
     def __repr__(self) -> str:
-        # The query may hold credentials.
-        return f"<Request {self.method} {self.path.partition('?')[0]}>"
+        return f"<Request {self.method} {shown_path(self.path)}>"
 
     def extra(self, attribute: Any, default: Any = _MISSING) -> Any:
         """A fact about the connection, such as anyio.abc.SocketAttribute.remote_address.
@@ -170,6 +170,20 @@ def _end_of_head(buffer: bytearray, start: int) -> int:
         if (found := buffer.find(empty, start)) != -1
     ]
     return min(ends, default=0)
+
+
+def next_event(http: h11.Connection) -> Any:
+    """The next event of h11.
+
+    Raises:
+        InvalidMessage: what came is not HTTP/1.1.
+    """
+    try:
+        return http.next_event()
+    except h11.RemoteProtocolError as exc:
+        what = what_h11_says(exc)
+    # Not above, where h11's error would be its context, with the line that it quotes.
+    raise InvalidMessage(what)
 
 
 def decode_headers(fields: Any) -> Headers:

@@ -4,14 +4,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import h11
 
 from creche.protocol.exceptions import InvalidMessage, InvalidProxy, InvalidProxyStatus, ProxyError
 from creche.protocol.headers import Headers
-from creche.protocol.http import HeadReader, Response, decode_headers, encode_headers
-from creche.protocol.uri import basic_authorization, encode_host, is_unicode
+from creche.protocol.http import (
+    HeadReader,
+    Response,
+    decode_headers,
+    encode_headers,
+    next_event,
+)
+from creche.protocol.uri import (
+    basic_authorization,
+    encode_host,
+    is_unicode,
+    port_of,
+    split_uri,
+)
 
 _DEFAULT_PORTS = {
     "http": 80,
@@ -61,14 +73,13 @@ def parse_proxy(uri: str) -> Proxy:
         InvalidProxy: it is not one of a proxy that can be used.
     """
     try:
-        parts = urlsplit(uri)
-        host, port = parts.hostname, parts.port
+        parts = split_uri(uri)
+        host, port = parts.hostname, port_of(parts)
     except ValueError as exc:
-        raise InvalidProxy(f"the URI of the proxy cannot be parsed: {exc}") from None
+        raise InvalidProxy(f"the URI of the proxy {exc}") from None
     if parts.scheme not in _DEFAULT_PORTS:
         raise InvalidProxy(
-            f"the URI of the proxy must begin with one of {', '.join(_DEFAULT_PORTS)}, "
-            f"and ://, not {parts.scheme!r}"
+            f"the URI of the proxy must begin with one of {', '.join(_DEFAULT_PORTS)}, and ://"
         )
     if not host:
         raise InvalidProxy("the URI of the proxy has no host")
@@ -145,12 +156,10 @@ class ConnectHandshake:
             if head is None:
                 return False
             self._http.receive_data(head)
-            event = self._http.next_event()
+            event = self._next_event()
             if not isinstance(event, h11.Response):
                 raise ProxyError("the proxy sends an interim answer to CONNECT")
             response = Response(event.status_code, decode_headers(event.headers))
-        except h11.RemoteProtocolError as exc:
-            raise ProxyError(f"the proxy's answer is not HTTP/1.1: {exc}") from None
         except (InvalidMessage, ValueError) as exc:
             raise ProxyError(f"the proxy's answer cannot be used: {exc}") from None
         if not 200 <= response.status < 300:
@@ -158,3 +167,9 @@ class ConnectHandshake:
         if self._http.trailing_data[0]:
             raise ProxyError("the proxy sent more than its answer before we said anything")
         return True
+
+    def _next_event(self) -> object:
+        try:
+            return next_event(self._http)
+        except InvalidMessage as exc:
+            raise ProxyError(f"the proxy's answer is not HTTP/1.1: {exc}") from None

@@ -29,17 +29,20 @@ def redirected(base: URI, response: Response) -> URI | None:
         return None
     location = response.headers["Location"]
     scheme = "https" if base.secure else "http"
+    joined = None
     try:
         # urljoin() knows of http that it has a path.
-        joined = urljoin(f"{scheme}://{base.host_header}{base.resource}", location)
-        parts = urlsplit(joined)
-        if parts.scheme in ("http", "https"):
-            parts = parts._replace(scheme="ws" + parts.scheme[4:])
-        target = parse_uri(parts._replace(fragment="").geturl())
+        joined = urlsplit(urljoin(f"{scheme}://{base.host_header}{base.resource}", location))
+    except ValueError:
+        pass  # its text may quote a password
+    if joined is None:
+        raise InvalidRedirect(response, "to what is not a URI")
+    if joined.scheme in ("http", "https"):
+        joined = joined._replace(scheme="ws" + joined.scheme[4:])
+    try:
+        target = parse_uri(joined._replace(fragment="").geturl())
     except InvalidURI as exc:
         raise InvalidRedirect(response, f"to a URI that {exc.why}") from None
-    except ValueError as exc:
-        raise InvalidRedirect(response, f"to what is not a URI: {exc}") from None
     if base.secure and not target.secure:
         raise InvalidRedirect(response, "from wss to ws")
     if target.authorization is None and target.origin == base.origin:

@@ -29,8 +29,10 @@ from creche.protocol.http import (
     Response,
     decode_headers,
     encode_headers,
+    next_event,
     trailing_data,
 )
+from creche.protocol.redaction import what_h11_says, without_secrets
 
 Origin = str | re.Pattern[str] | None
 Origins = Sequence[Origin] | str | None
@@ -107,10 +109,10 @@ class ServerHandshake:
         self._http = h11.Connection(h11.SERVER)  # not before: slow clients shall cost little
         self._http.receive_data(head)
         try:
-            event = self._http.next_event()
+            event = next_event(self._http)
             assert isinstance(event, h11.Request)
             headers = decode_headers(event.headers)
-        except (h11.RemoteProtocolError, InvalidMessage) as exc:
+        except InvalidMessage as exc:
             raise reject(400, f"bad request: {exc}") from None
         self.request = request = Request(
             event.target.decode("latin-1"),
@@ -128,8 +130,8 @@ class ServerHandshake:
         if "Content-Length" not in headers and "Transfer-Encoding" not in headers:
             return False
         try:
-            return not isinstance(self._http.next_event(), h11.EndOfMessage)
-        except h11.RemoteProtocolError:
+            return not isinstance(next_event(self._http), h11.EndOfMessage)
+        except InvalidMessage:
             return True  # and a malformed one
 
     def check_host(self, request: Request) -> None:
@@ -144,7 +146,8 @@ class ServerHandshake:
         host = _host_of("//" + given)
         if host is None or not _host_matches(self._hosts, host.rstrip(".")):
             why = "the server listens on loopback" if self._hosts == "loopback" else "it is unknown"
-            raise reject(421, f"Host {given} is not allowed: {why}; see the option hosts")
+            shown = without_secrets(given)
+            raise reject(421, f"Host {shown} is not allowed: {why}; see the option hosts")
 
     @staticmethod
     def _method_not_allowed() -> Rejection:
@@ -194,7 +197,7 @@ class ServerHandshake:
         if subprotocol is OURS:
             subprotocol = self.choose_subprotocol(request)
         elif subprotocol is not None and subprotocol not in offered_subprotocols(request):
-            raise ValueError(f"the subprotocol {subprotocol!r} was not offered by the client")
+            raise ValueError("the subprotocol that was chosen was not offered by the client")
         extensions = self._choose_extensions(request.headers)
         accept = accept_key(request.headers["Sec-WebSocket-Key"])
         response = Response(101, [*_UPGRADE, ("Sec-WebSocket-Accept", accept)])
@@ -242,7 +245,8 @@ class ServerHandshake:
             if any(_origin_matches(pattern, origin) for pattern in allowed):
                 return
             why = "it is not among those of the option origins"
-        raise reject(403, f"Origin {origin} is not allowed: {why}")
+        shown = None if origin is None else without_secrets(origin)
+        raise reject(403, f"Origin {shown} is not allowed: {why}")
 
     def choose_subprotocol(self, request: Request) -> str | None:
         """The first of our subprotocols that the client offers, too."""
@@ -258,7 +262,8 @@ class ServerHandshake:
         try:
             return self._respond(response)
         except h11.LocalProtocolError as exc:
-            raise ValueError(f"the response cannot be sent: {exc}") from None
+            what = what_h11_says(exc)
+        raise ValueError(f"the response cannot be sent: {what}")
 
     def _respond(self, response: Response) -> bytes:
         headers = encode_headers(response.headers)
@@ -342,7 +347,8 @@ def check_origins(origins: Origins) -> None:
         raise TypeError('origins must be "same-host", None or a sequence, not another str')
     for origin in origins:
         if not isinstance(origin, str | re.Pattern | None):
-            raise TypeError(f"origins must hold str, patterns or None, not {origin!r}")
+            kind = type(origin).__name__
+            raise TypeError(f"origins must hold str, patterns or None, not {kind}")
 
 
 def check_hosts(hosts: Hosts) -> None:
@@ -357,9 +363,9 @@ def check_hosts(hosts: Hosts) -> None:
         raise TypeError('hosts must be "auto", "loopback", None or a sequence, not another str')
     for host in hosts:
         if not isinstance(host, str):
-            raise TypeError(f"hosts must hold str, not {host!r}")
+            raise TypeError(f"hosts must hold str, not {type(host).__name__}")
 
 
 def reject(status: int, text: str, headers: HeadersLike = ()) -> Rejection:
     """A refusal with a line of text."""
-    return Rejection(Response(status, headers, text + "\n"))
+    return Rejection(Response(status, headers, text + "\n"), text)

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from creche.protocol.exceptions import InvalidURI
+from creche.protocol.redaction import shown_path
 
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
 
@@ -32,6 +33,10 @@ class URI:
     port: int
     resource: str
     authorization: str | None = None
+
+    def __repr__(self) -> str:
+        scheme = "wss" if self.secure else "ws"
+        return f"<URI {scheme}://{self.host_header}{shown_path(self.resource)}>"
 
     @property
     def origin(self) -> tuple[bool, str, int]:
@@ -69,6 +74,34 @@ def is_unicode(text: str) -> bool:
     return True
 
 
+def split_uri(uri: str) -> SplitResult:
+    """As urlsplit(), but its errors quote nothing, neither in their text nor in their context.
+
+    Raises:
+        ValueError: what is wrong with the URI, as the end of a sentence.
+    """
+    try:
+        return urlsplit(uri)
+    except ValueError:
+        pass
+    raise ValueError("cannot be parsed: its host is malformed")
+
+
+def port_of(parts: SplitResult) -> int | None:
+    """The port of a URI; None where it has none.
+
+    Raises:
+        ValueError: it is no port to connect to; as that of split_uri().
+    """
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise ValueError("cannot be parsed: its port is not a number from 1 to 65535")
+    return port
+
+
 def parse_uri(uri: str) -> URI:
     """Take a URI apart.
 
@@ -83,10 +116,10 @@ def parse_uri(uri: str) -> URI:
     if not is_unicode(uri):
         raise InvalidURI(uri, "has a lone surrogate, which is no character")
     try:
-        parts = urlsplit(uri)
-        port = parts.port
+        parts = split_uri(uri)
+        port = port_of(parts)
     except ValueError as exc:
-        raise InvalidURI(uri, f"cannot be parsed: {exc}") from None
+        raise InvalidURI(uri, str(exc)) from None
     if parts.scheme not in _DEFAULT_PORTS:
         raise InvalidURI(uri, "must begin with ws:// or wss://")
     if "#" in uri:
