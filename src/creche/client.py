@@ -16,9 +16,8 @@ from creche.opening import ask
 from creche.options import ClientHandshakeOptions, ClientOptions, client_options
 from creche.protocol.client_handshake import ClientHandshake
 from creche.protocol.exceptions import InvalidRedirect, InvalidStatus
-from creche.protocol.headers import HeadersLike
 from creche.protocol.http import Response
-from creche.protocol.redirects import redirected, without_credentials
+from creche.protocol.redirects import is_same_origin, redirected
 from creche.protocol.states import Side
 from creche.protocol.uri import URI, parse_uri
 from creche.proxies import find_proxy, open_tunnel
@@ -191,7 +190,7 @@ def check_target(uri: str, options: ClientOptions) -> URI:
         InvalidURI, TypeError, ValueError: as connect().
     """
     target = parse_uri(uri)
-    _handshake(target, options, options["additional_headers"])
+    _handshake(target, options)
     if not target.secure and options["ssl"]:
         raise ValueError("ssl: a ws URI does not use TLS; use wss")
     if target.secure and options["ssl"] is False:
@@ -239,10 +238,9 @@ async def _open(
     target: URI, options: ClientOptions, way: Way
 ) -> tuple[Transport, ClientHandshake, Response]:
     """A transport after the opening handshake, wherever the server has redirected us to."""
-    headers = options["additional_headers"]
     left = options["max_redirects"]
     while True:
-        handshake = _handshake(target, options, headers)
+        handshake = _handshake(target, options)
         transport = await way.open(target, options)
         try:
             return transport, handshake, await ask(transport, handshake)
@@ -261,21 +259,29 @@ async def _open(
         if not way.leads_on(target, following):
             why = f"to {following.host_header}, but this client is bound to a host"
             raise InvalidRedirect(refusal, why)
-        if following.origin != target.origin:
-            headers = without_credentials(headers)
+        if not is_same_origin(target, following):
+            if options["redirects"] == "same-origin":
+                scheme = "wss" if following.secure else "ws"
+                why = f"to another origin, {scheme}://{following.host_header}"
+                raise InvalidRedirect(refusal, f'{why}; redirects="any" would follow it')
+            options = _for_strangers(options)
         left -= 1
         target = following
 
 
-def _handshake(
-    target: URI, options: ClientOptions, additional_headers: HeadersLike | None
-) -> ClientHandshake:
+def _for_strangers(options: ClientOptions) -> ClientOptions:
+    """The options for an origin that the application has not asked for: it is told nothing that the
+    application has added, all of which may be a credential. User and password went with the URI."""
+    return {**options, "additional_headers": None, "origin": None, "subprotocols": ()}
+
+
+def _handshake(target: URI, options: ClientOptions) -> ClientHandshake:
     return ClientHandshake(
         target,
         origin=options["origin"],
         subprotocols=options["subprotocols"],
         extensions=options["extensions"],
-        additional_headers=additional_headers,
+        additional_headers=options["additional_headers"],
         user_agent_header=options["user_agent_header"],
         max_header_bytes=options["max_header_bytes"],
     )

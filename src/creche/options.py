@@ -125,6 +125,11 @@ class ClientOptions(ClientHandshakeOptions, total=False):
     """The address to connect from. Default None."""
     max_redirects: int
     """How often to follow the redirects of servers; 0 for not at all. Default 10."""
+    redirects: Literal["same-origin", "any"]
+    """Where to follow them: "same-origin" for the URI's own scheme, host and port, and from ws to
+    wss on the same host; "any" for other origins, too, which are told nothing of
+    `additional_headers`, `origin`, `subprotocols` and the URI's user and password. Default
+    "same-origin"."""
     proxy: str | bool | None
     """The URI of a proxy to go through; True for the one that the environment names, if any; None
     or False for none. Default True."""
@@ -251,6 +256,7 @@ CLIENT_DEFAULTS: ClientOptions = {
     "port": None,
     "local_address": None,
     "max_redirects": 10,
+    "redirects": "same-origin",
     "proxy": True,
     "proxy_ssl": None,
     "proxy_server_hostname": None,
@@ -357,6 +363,15 @@ def _compression(name: str, value: object) -> None:
         raise ValueError(f'{name} must be "deflate" or None, not {value!r}')
 
 
+def _one_of(*values: str) -> Callable[[str, object], None]:
+    def check(name: str, value: object) -> None:
+        if value not in values:
+            wanted = " or ".join(f'"{value}"' for value in values)
+            raise ValueError(f"{name} must be {wanted}, not {value!r}")
+
+    return check
+
+
 def _or_none(check: Callable[[str, Any], object]) -> Callable[[str, object], None]:
     def check_unless_none(name: str, value: object) -> None:
         if value is not None:
@@ -397,6 +412,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "port": _or_none(_count),
     "local_address": _or_none(_instance(str)),
     "max_redirects": _count_or_zero,
+    "redirects": _one_of("same-origin", "any"),
     "proxy": _or_none(_proxy),
     "proxy_ssl": _or_none(_instance(ssl_module.SSLContext)),
     "proxy_server_hostname": _or_none(_instance(str)),

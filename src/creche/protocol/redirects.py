@@ -7,20 +7,17 @@ from dataclasses import replace
 from urllib.parse import urljoin, urlsplit
 
 from creche.protocol.exceptions import InvalidRedirect, InvalidURI
-from creche.protocol.headers import Headers, HeadersLike
 from creche.protocol.http import Response
 from creche.protocol.uri import URI, parse_uri
 
 _STATUSES = frozenset({301, 302, 303, 307, 308})
 
-# What only the origin may see that it was meant for.
-_CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization"})
-
 
 def redirected(base: URI, response: Response) -> URI | None:
     """Where an answer sends who has asked for `base`; None if it is no redirect.
 
-    http and https mean ws and wss. A user and password go along within an origin only.
+    http and https mean ws and wss. A user and password go along within an origin only, as
+    is_same_origin() has it.
 
     Raises:
         InvalidRedirect: it leads nowhere, or from wss to ws.
@@ -45,12 +42,14 @@ def redirected(base: URI, response: Response) -> URI | None:
         raise InvalidRedirect(response, f"to a URI that {exc.why}") from None
     if base.secure and not target.secure:
         raise InvalidRedirect(response, "from wss to ws")
-    if target.authorization is None and target.origin == base.origin:
+    if target.authorization is None and is_same_origin(base, target):
         target = replace(target, authorization=base.authorization)
     return target
 
 
-def without_credentials(headers: HeadersLike | None) -> Headers:
-    """Header fields for another origin."""
-    fields = Headers(headers or ()).fields
-    return Headers([(name, value) for name, value in fields if name.lower() not in _CREDENTIALS])
+def is_same_origin(base: URI, target: URI) -> bool:
+    """Whether a redirect stays with the server that was asked for: scheme, host and port are the
+    same (RFC 6454 5), or it only steps from ws to wss, which is on another port of the host."""
+    if target.secure and not base.secure:
+        return target.host == base.host
+    return target.origin == base.origin

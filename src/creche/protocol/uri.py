@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
@@ -11,6 +12,9 @@ from creche.protocol.exceptions import InvalidURI
 from creche.protocol.redaction import shown_path
 
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
+
+# What no host has: it would end it, or hide what follows.
+_FORBIDDEN = re.compile(r"[\x00-\x20#/<>?@\[\\\]^|\x7f]")
 
 # What may stand in a path or a query as it is: RFC 3986's pchar, "/", "?" and an escape's "%".
 _SAFE = "/?%:@!$&'()*+,;=-._~"
@@ -62,7 +66,10 @@ def encode_host(host: str) -> str:
     Raises:
         UnicodeError: it is no domain name.
     """
-    return host.encode("ascii" if host.isascii() else "idna").decode()
+    name = host.encode("ascii" if host.isascii() else "idna").decode()
+    if _FORBIDDEN.search(name):
+        raise UnicodeError("it has a character that no name has")
+    return name
 
 
 def is_unicode(text: str) -> bool:
