@@ -255,3 +255,30 @@ def test_it_runs_under_asyncio_run_as_well(caplog: pytest.LogCaptureFixture) -> 
 
     asyncio.run(main())
     assert caplog.records == []
+
+
+async def test_what_an_iterator_gives_is_sent() -> None:
+    """In every attempt, also after a redirect."""
+    seen: list[creche.Headers] = []
+
+    def redirect(request: creche.Request) -> creche.Response | None:
+        seen.append(request.headers)
+        return creche.Response(302, {"Location": "/here"}) if request.path == "/" else None
+
+    async with creche.serving(
+        echo,
+        "127.0.0.1",
+        process_request=redirect,
+        subprotocols=iter(["chat"]),  # type: ignore[arg-type]
+    ) as server:
+        for _ in range(2):  # clients
+            async with creche.connect(
+                server.url,
+                additional_headers=zip(["Authorization", "X-A", "X-A"], "xyz", strict=True),
+                subprotocols=(name for name in ["other", "chat"]),  # type: ignore[arg-type]
+            ) as ws:
+                assert ws.subprotocol == "chat"
+    assert len(seen) == 4
+    for headers in seen:
+        assert headers["Authorization"] == "x"
+        assert headers.get_all("X-A") == ["y", "z"]

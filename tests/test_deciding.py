@@ -170,6 +170,19 @@ async def test_a_subprotocol_that_was_not_offered_is_a_500(
     assert "the subprotocol that was chosen was not offered" in caplog.text
 
 
+async def test_headers_that_cannot_be_sent_leave_it_undecided() -> None:
+    @creche.deciding
+    async def handler(request: creche.PendingRequest) -> None:
+        with pytest.raises(ValueError, match="header X-A"):
+            await request.accept(headers={"X-A": "a\nb"})
+        ws = await request.accept(headers=zip(["X-A"], ["b"], strict=True))
+        assert ws.response.headers["X-A"] == "b"
+
+    async with creche.serving(handler, "127.0.0.1") as server:
+        async with creche.connect(server.url) as ws:
+            assert ws.response.headers["X-A"] == "b"
+
+
 async def test_process_request_comes_first() -> None:
     @creche.deciding
     async def handler(request: creche.PendingRequest) -> None:

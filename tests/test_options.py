@@ -1,19 +1,24 @@
 from __future__ import annotations
 
 import logging
+import socket
+from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
 
-from creche import options
+from creche import PerMessageDeflate, options
 from creche.options import (
     CLIENT_DEFAULTS,
     SERVER_DEFAULTS,
     ClientOptions,
     ServerOptions,
     client_options,
+    reconnect_options,
     server_options,
 )
+from creche.protocol.headers import Headers
 
 
 def test_every_option_is_declared_has_a_default_and_is_checked() -> None:
@@ -105,3 +110,83 @@ def test_what_is_good_is_taken() -> None:
     assert resolved["hosts"] == ["example.com"]
     assert resolved["open_timeout"] is None
     assert resolved["process_request"] is print
+
+
+DEFLATE = PerMessageDeflate()
+
+# Every option that can be iterated, with what it may hold.
+ITERABLE: list[tuple[str, list[Any], Any]] = [
+    ("additional_headers", [("X-Token", "t"), ("X-Token", "u")], ("X-Late", "v")),
+    ("subprotocols", ["a", "b"], "c"),
+    ("extensions", [DEFLATE], PerMessageDeflate()),
+    ("origins", ["https://a.example", None], "https://evil.example"),
+    ("hosts", ["a.example", "b.example"], "evil.example"),
+    ("trusted_proxies", ["10.0.0.0/8", "unix"], "0.0.0.0/0"),
+]
+
+
+def resolved(name: str, value: Any) -> list[Any]:
+    resolve = client_options if name in CLIENT_DEFAULTS else server_options
+    kept: Any = resolve({name: value})[name]  # type: ignore[literal-required]
+    return list(kept.fields if isinstance(kept, Headers) else kept)
+
+
+@pytest.mark.parametrize(("name", "elements", "_late"), ITERABLE)
+def test_checking_an_option_does_not_use_it_up(name: str, elements: list[Any], _late: Any) -> None:
+    def generate() -> Iterator[Any]:
+        yield from elements
+
+    for value in (iter(elements), generate(), tuple(elements), (each for each in elements)):
+        assert resolved(name, value) == elements
+
+
+@pytest.mark.parametrize(("name", "elements", "late"), ITERABLE)
+def test_what_is_changed_after_the_check_changes_nothing(
+    name: str, elements: list[Any], late: Any
+) -> None:
+    resolve: Any = client_options if name in CLIENT_DEFAULTS else server_options
+    given = list(elements)
+    kept = resolve({name: given})[name]
+    given.append(late)
+    assert list(kept.fields if isinstance(kept, Headers) else kept) == elements
+
+
+def test_headers_that_are_changed_after_the_check_change_nothing() -> None:
+    headers, mapping = Headers([("X-A", "1"), ("X-A", "2")]), {"X-A": "1"}
+    kept = [client_options({"additional_headers": each}) for each in (headers, mapping)]
+    headers.add("X-B", "3")
+    mapping["X-B"] = "3"
+    first, second = (dict(each)["additional_headers"] for each in kept)
+    assert isinstance(first, Headers)
+    assert isinstance(second, Headers)
+    assert first.fields == [("X-A", "1"), ("X-A", "2")]
+    assert second.fields == [("X-A", "1")]
+
+
+def test_what_reconnect_reads_anew_is_what_can_be_read_again() -> None:
+    given: Any
+    for given in ({"X-A": "1"}, [("X-A", "1")]):
+        assert reconnect_options({"additional_headers": given})["additional_headers"] is given
+    kept = reconnect_options({"additional_headers": zip(["X-A"], ["1"], strict=True)})
+    for _ in range(2):
+        assert Headers(kept["additional_headers"] or ()).fields == [("X-A", "1")]
+
+
+def test_sockets_are_taken_once() -> None:
+    with closing(socket.socket()) as sock:
+        given = [sock]
+        kept = [server_options({"sockets": each})["sockets"] for each in (given, iter([sock]))]
+        given.clear()
+        assert kept == [[sock], [sock]]
+
+
+@pytest.mark.parametrize("name", [*(name for name, _, _ in ITERABLE), "sockets"])
+def test_what_cannot_be_iterated_is_told_with_the_options_name(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be a sequence, not int"):
+        resolved(name, 1)
+
+
+@pytest.mark.parametrize("fields", [["ab"], [("a", "b", "c")], "ab", [5]])
+def test_headers_are_pairs(fields: Any) -> None:
+    with pytest.raises(TypeError, match="additional_headers must be a mapping, or pairs of"):
+        client_options({"additional_headers": fields})

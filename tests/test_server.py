@@ -209,6 +209,34 @@ async def test_a_request_knows_the_address_and_tls(
 # The opening handshake
 
 
+async def test_a_hook_may_return_the_same_response_each_time() -> None:
+    """What the server adds to an answer is not added to the application's object."""
+    refusal, opening = creche.Response(403, {"X-A": "b"}, b"no"), creche.Response(101)
+    answers: list[creche.Headers] = []
+
+    def process_response(_: creche.Request, response: creche.Response) -> creche.Response:
+        if not opening.headers.fields:
+            for name, value in response.headers.fields:
+                opening.headers.add(name, value)
+        return opening
+
+    for header in ("one", "two"):
+        async with creche.serving(
+            echo, "127.0.0.1", process_request=lambda _: refusal, server_header=header
+        ) as server:
+            with pytest.raises(creche.InvalidStatus) as caught:
+                async with creche.connect(server.url):
+                    raise AssertionError
+            answers.append(caught.value.response.headers)
+    assert [headers["Server"] for headers in answers] == ["one", "two"]
+    assert refusal.headers.fields == [("X-A", "b")]
+
+    async with creche.serving(echo, "127.0.0.1", process_response=process_response) as server:
+        async with raw_client(server.url) as client:
+            assert client is not None
+    assert "Server" not in opening.headers
+
+
 @pytest.mark.feature("process_request")
 async def test_process_request_may_answer_instead() -> None:
     async def process_request(request: creche.Request) -> creche.Response | None:

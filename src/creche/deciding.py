@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from creche.protocol.headers import HeadersLike
+from creche.protocol.headers import Headers, HeadersLike
 from creche.protocol.http import Request, Response
 from creche.protocol.server_handshake import OURS, offered_subprotocols
 from creche.websocket import WebSocket
@@ -54,7 +54,10 @@ class PendingRequest(Request):
                 it has been told. Let it out of the handler.
             OSError: the client has gone.
             RuntimeError: it was decided before.
+            TypeError, ValueError: `headers` cannot be sent; it is not decided then.
         """
+        if headers:
+            headers = Headers(headers)
         return await self._decide().accept(self, subprotocol, headers)
 
     async def reject(self, status: int, headers: HeadersLike = (), body: bytes | str = b"") -> None:

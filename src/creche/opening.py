@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -152,7 +153,7 @@ class Answering:
                 response = self._handshake.accept(request, subprotocol)
             except ValueError:
                 raise self._failed() from None
-            if headers != ():
+            if headers:
                 for name, value in Headers(headers).fields:
                     response.headers.add(name, value)
             response = await self._call("process_response", Response, request, response) or response
@@ -182,7 +183,8 @@ class Answering:
 
     async def _call(self, name: str, kind: type, *args: Any) -> Any:
         """Call a hook, sync or async, that returns something of a kind, or None, as it is for one
-        that is not there; what it raises is a 500."""
+        that is not there; what it raises is a 500. A response is copied: we add to it, and the
+        application may return the same one each time."""
         hook: Callable[..., Any] | None = self._options[name]  # type: ignore[literal-required]
         if hook is None:
             return None
@@ -197,6 +199,8 @@ class Answering:
                 )
         except Exception:
             raise self._failed() from None
+        if isinstance(answer, Response) and answer is not args[-1]:
+            return copy.copy(answer)
         return answer
 
     def _failed(self) -> Rejection:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import socket
 import ssl as ssl_module
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, cast
 
@@ -16,7 +16,7 @@ from creche._version import __version__
 from creche.protocol.deflate import PerMessageDeflate
 from creche.protocol.extensions import ExtensionFactory, check_extensions
 from creche.protocol.forwarding import check_trusted_proxies
-from creche.protocol.handshake import check_subprotocols
+from creche.protocol.handshake import check_subprotocols, taken
 from creche.protocol.headers import Headers, HeadersLike
 from creche.protocol.http import Request, Response
 from creche.protocol.proxies import parse_proxy
@@ -299,92 +299,110 @@ SERVER_DEFAULTS: ServerOptions = {
 _PING_SECONDS = 20.0
 
 
-def _seconds(name: str, value: object, what: str = "number of seconds") -> None:
+# A check takes what the caller has given for an option, and returns what is kept of it. Whatever
+# can be iterated is taken once, into an object of our own: it may be an iterator, or be changed
+# later.
+_Check = Callable[[str, Any], Any]
+
+
+def _seconds(name: str, value: object, what: str = "number of seconds") -> object:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a {what}, not {type(value).__name__}")
     if not 0 < value < float("inf"):
         raise ValueError(f"{name} must be a positive {what}, not {value}")
+    return value
 
 
-def _rate(name: str, value: object) -> None:
-    _seconds(name, value, "number a second")
+def _rate(name: str, value: object) -> object:
+    return _seconds(name, value, "number a second")
 
 
-def _count(name: str, value: object, least: int = 1) -> None:
+def _count(name: str, value: object, least: int = 1) -> object:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}")
+    return value
 
 
-def _count_or_zero(name: str, value: object) -> None:
-    _count(name, value, 0)
+def _count_or_zero(name: str, value: object) -> object:
+    return _count(name, value, 0)
 
 
-def _proxy(name: str, value: object) -> None:
+def _proxy(name: str, value: object) -> object:
     _instance(str, bool)(name, value)
     if isinstance(value, str):
         parse_proxy(value)
+    return value
 
 
-def _function(name: str, value: object) -> None:
+def _function(name: str, value: object) -> object:
     if not callable(value):
         raise TypeError(f"{name} must be callable, not {type(value).__name__}")
+    return value
 
 
-def _instance(*types: type) -> Callable[[str, object], None]:
-    def check(name: str, value: object) -> None:
+def _instance(*types: type) -> _Check:
+    def check(name: str, value: object) -> object:
         if not isinstance(value, types):
             wanted = " or ".join(t.__name__ for t in types)
             raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}")
+        return value
 
     return check
 
 
-def _plain_socket(name: str, value: object) -> None:
+def _plain_socket(name: str, value: object) -> object:
     _instance(socket.socket)(name, value)
     if isinstance(value, ssl_module.SSLSocket):
         raise TypeError(f"{name} must be a plain socket, not an SSLSocket; say ssl instead")
+    return value
 
 
-def _plain_sockets(name: str, value: object) -> None:
-    _instance(list, tuple)(name, value)
-    for number, sock in enumerate(cast(Sequence[object], value)):
-        _plain_socket(f"{name}[{number}]", sock)
+def _plain_sockets(name: str, value: Iterable[object]) -> list[object]:
+    return [_plain_socket(f"{name}[{i}]", sock) for i, sock in enumerate(taken(name, value))]
 
 
-def _header_value(name: str, value: object) -> None:
+def _headers(name: str, value: HeadersLike) -> Headers:
+    if isinstance(value, Mapping):
+        return Headers(value)
+    fields = taken(name, value)
+    if not all(isinstance(field, tuple | list) and len(field) == 2 for field in fields):
+        raise TypeError(f"{name} must be a mapping, or pairs of a name and a value")
+    return Headers(fields)
+
+
+def _header_value(name: str, value: object) -> object:
     _instance(str)(name, value)
     Headers([(name, cast(str, value))])
+    return value
 
 
-def _compression(name: str, value: object) -> None:
-    if value != "deflate":
-        raise ValueError(f'{name} must be "deflate" or None, not {value!r}')
-
-
-def _one_of(*values: str) -> Callable[[str, object], None]:
-    def check(name: str, value: object) -> None:
+def _one_of(*values: str) -> _Check:
+    def check(name: str, value: object) -> object:
         if value not in values:
             wanted = " or ".join(f'"{value}"' for value in values)
             raise ValueError(f"{name} must be {wanted}, not {value!r}")
+        return value
 
     return check
 
 
-def _or_none(check: Callable[[str, Any], object]) -> Callable[[str, object], None]:
-    def check_unless_none(name: str, value: object) -> None:
-        if value is not None:
-            check(name, value)
-
-    return check_unless_none
+def _compression(name: str, value: object) -> object:
+    if value != "deflate":
+        raise ValueError(f'{name} must be "deflate" or None, not {value!r}')
+    return value
 
 
-def _named_already(check: Callable[[Any], object]) -> Callable[[str, Any], object]:
+def _or_none(check: _Check) -> _Check:
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def _named_already(check: Callable[[Any], Any]) -> _Check:
     return lambda _, value: check(value)
 
 
-_CHECKS: dict[str, Callable[[str, Any], object]] = {
+_CHECKS: dict[str, _Check] = {
     "open_timeout": _or_none(_seconds),
     "close_timeout": _seconds,
     "message_timeout": _or_none(_seconds),
@@ -403,7 +421,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "trace": _or_none(_function),
     "origin": _or_none(_header_value),
     "subprotocols": _named_already(check_subprotocols),
-    "additional_headers": _named_already(lambda value: Headers(value or ())),
+    "additional_headers": _or_none(_headers),
     "user_agent_header": _or_none(_header_value),
     "ssl": _or_none(_instance(ssl_module.SSLContext, bool)),
     "server_hostname": _or_none(_instance(str)),
@@ -441,14 +459,14 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
 }
 
 
-def check_option(name: str, value: object) -> None:
-    """Check the value of one option.
+def check_option(name: str, value: object) -> Any:
+    """What is kept of the value of one option.
 
     Raises:
         TypeError: a value of a wrong type.
         ValueError: a value out of range.
     """
-    _CHECKS[name](name, value)
+    return _CHECKS[name](name, value)
 
 
 def client_options(given: Mapping[str, Any]) -> ClientOptions:
@@ -471,6 +489,10 @@ def reconnect_options(given: Mapping[str, Any]) -> ReconnectOptions:
     options = cast(ReconnectOptions, _resolve(dict(RECONNECT_DEFAULTS), given))
     if options["sock"] is not None:
         raise ValueError("sock: a connected socket serves for one connection only")
+    headers = given.get("additional_headers")
+    if isinstance(headers, Mapping | list):
+        # The caller's own: on_attempt may renew a token there, and each attempt checks it anew.
+        options["additional_headers"] = headers
     return options
 
 
@@ -488,8 +510,7 @@ def _resolve(options: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any
     for name, value in given.items():
         if name not in options and name != "stall_timeout":
             raise TypeError(f"unknown option {name!r}")
-        check_option(name, value)
-        options[name] = value
+        options[name] = check_option(name, value)
     interval, timeout = options["ping_interval"], options["ping_timeout"]
     options.setdefault("stall_timeout", (interval or _PING_SECONDS) + (timeout or _PING_SECONDS))
     extensions = options["extensions"]

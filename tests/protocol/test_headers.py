@@ -79,3 +79,11 @@ def test_what_cannot_stand_in_a_header_is_refused(
 ) -> None:
     with pytest.raises(kind, match=message):
         Headers([(name, value)])
+
+
+def test_a_copy_keeps_each_field_and_is_one_of_its_own() -> None:
+    headers = Headers([("Set-Cookie", "a"), ("set-cookie", "b")])
+    copied = Headers(headers)
+    copied.add("X", "y")
+    assert headers.fields == [("Set-Cookie", "a"), ("set-cookie", "b")]
+    assert copied.fields == [*headers.fields, ("X", "y")]

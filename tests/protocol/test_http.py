@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 
+from creche.protocol.headers import Headers
 from creche.protocol.http import HeadReader, HeadTooLarge, Request, Response
 
 
@@ -78,3 +80,18 @@ def test_a_bad_response_names_the_argument(
 ) -> None:
     with pytest.raises(kind, match=message):
         Response(status, (), body)
+
+
+def test_a_response_does_not_change_the_headers_that_it_is_made_from() -> None:
+    headers = Headers({"X-A": "b"})
+    response = Response(200, headers, "text")
+    assert "Content-Type" in response.headers
+    assert headers.fields == [("X-A", "b")]
+
+
+def test_a_copy_of_a_response_has_headers_of_its_own() -> None:
+    response = Response(200, {"X-A": "b"}, "text")
+    copied = copy.copy(response)
+    copied.headers.add("X-B", "c")
+    assert (copied.status, copied.body) == (200, b"text")
+    assert "X-B" not in response.headers

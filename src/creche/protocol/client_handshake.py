@@ -82,7 +82,7 @@ class ClientHandshake:
         self._in_head = True  # h11 bounds what comes after an interim answer
         self.subprotocol: str | None = None
         self.extensions: list[Extension] = []
-        self._factories = extensions
+        self._factories = extensions = list(extensions)
         self.response: Response | None = None
         headers = Headers([("Host", uri.host_header)])
         headers.add("Upgrade", "websocket")

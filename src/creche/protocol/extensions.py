@@ -9,9 +9,10 @@ back. How it does that is its own; a changed message has one of the reserved bit
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 from creche.protocol.exceptions import InvalidHeader, NegotiationError
+from creche.protocol.handshake import taken
 
 #: The parameters of an extension as they stand in the header: names, and values or None.
 Parameters = Sequence[tuple[str, str | None]]
@@ -243,14 +244,14 @@ def choose_from(factories: Sequence[ExtensionFactory], header: str) -> tuple[str
     return ", ".join(answers), agreed
 
 
-def check_extensions(extensions: Sequence[ExtensionFactory]) -> list[ExtensionFactory]:
-    """Check the option `extensions`.
+def check_extensions(extensions: Iterable[ExtensionFactory]) -> list[ExtensionFactory]:
+    """The option `extensions`, checked.
 
     Raises:
         TypeError: it is not a sequence of ExtensionFactory.
         ValueError: two have the same name.
     """
-    checked = list(extensions)
+    checked = taken("extensions", extensions)
     for factory in checked:
         if not isinstance(factory, ExtensionFactory):
             raise TypeError(

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
+from creche.protocol.handshake import taken
 from creche.protocol.headers import Headers
 
 #: Stands for every peer of a Unix socket among the trusted proxies.
@@ -24,8 +25,8 @@ _PARAMETER = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*")+')
 _PAIR = re.compile(r'[ \t]*([^\s;,="]+)=("(?:[^"\\]|\\.)*"|[^\s;,"]*)[ \t]*')
 
 
-def check_trusted_proxies(proxies: Sequence[str]) -> None:
-    """Check the option `trusted_proxies`.
+def check_trusted_proxies(proxies: Iterable[str]) -> tuple[str, ...]:
+    """The option `trusted_proxies`, checked.
 
     Raises:
         TypeError: it is not a sequence of str.
@@ -33,10 +34,12 @@ def check_trusted_proxies(proxies: Sequence[str]) -> None:
     """
     if isinstance(proxies, str):
         raise TypeError("trusted_proxies must be a sequence of str, not a str")
-    for proxy in proxies:
+    checked = tuple(taken("trusted_proxies", proxies))
+    for proxy in checked:
         if not isinstance(proxy, str):
             raise TypeError(f"trusted_proxies must hold str, not {type(proxy).__name__}")
-    _networks(tuple(proxies))
+    _networks(checked)
+    return checked
 
 
 @lru_cache(maxsize=16)

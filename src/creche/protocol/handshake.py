@@ -6,10 +6,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import TypeVar
 
 from creche.protocol.exceptions import InvalidHeader, InvalidUpgrade
 from creche.protocol.headers import Headers
+
+T = TypeVar("T")
 
 VERSION = "13"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -21,7 +24,21 @@ def accept_key(key: str) -> str:
     return base64.b64encode(digest).decode()
 
 
-def check_subprotocols(subprotocols: Sequence[str]) -> list[str]:
+def taken(name: str, elements: Iterable[T]) -> list[T]:
+    """The elements of an option, taken once and kept: it may be an iterator, which is used up then,
+    and a list of the caller's may change later.
+
+    Raises:
+        TypeError: it has none; its name is in the text.
+    """
+    try:
+        iterator = iter(elements)
+    except TypeError:
+        raise TypeError(f"{name} must be a sequence, not {type(elements).__name__}") from None
+    return list(iterator)
+
+
+def check_subprotocols(subprotocols: Iterable[str]) -> list[str]:
     """The subprotocols that a side offers or supports.
 
     Raises:
@@ -30,7 +47,7 @@ def check_subprotocols(subprotocols: Sequence[str]) -> list[str]:
     """
     if isinstance(subprotocols, str):
         raise TypeError("subprotocols must be a sequence of str, not a str")
-    checked = list(subprotocols)
+    checked = taken("subprotocols", subprotocols)
     for i, name in enumerate(checked):
         if not isinstance(name, str):
             raise TypeError(f"subprotocols must hold str, not {type(name).__name__}")

@@ -91,7 +91,9 @@ class Headers(Mapping[str, str]):
         self._fields: list[tuple[str, str]] = []
         self._index: dict[str, str] = {}  # the values by names in small letters
         self._packed: str | None = None  # all of it in one text, while these two are empty
-        if type(fields) is not list and isinstance(fields, Mapping):
+        if isinstance(fields, Headers):
+            fields = fields.fields  # as a mapping it would join those of one name
+        elif type(fields) is not list and isinstance(fields, Mapping):
             fields = fields.items()
         for name, value in fields:
             self.add(name, value)

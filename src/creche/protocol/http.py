@@ -108,7 +108,7 @@ class Response:
         if not isinstance(body, (bytes, str)):
             raise TypeError(f"body must be str or bytes, not {type(body).__name__}")
         self.status = int(status)
-        self.headers = headers if isinstance(headers, Headers) else Headers(headers)
+        self.headers = Headers(headers)  # of its own, since it gets more
         if isinstance(body, str):
             body = body.encode()
             self.headers.add_default("Content-Type", "text/plain; charset=utf-8")
@@ -121,6 +121,9 @@ class Response:
             return HTTPStatus(self.status).phrase
         except ValueError:
             return ""
+
+    def __copy__(self) -> Response:
+        return Response(self.status, self.headers, self.body)
 
     def __repr__(self) -> str:
         return f"<Response {self.status} {self.reason_phrase}>"

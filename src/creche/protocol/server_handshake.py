@@ -20,7 +20,7 @@ from creche.protocol.exceptions import (
     Rejection,
 )
 from creche.protocol.extensions import Extension, ExtensionFactory, choose_from
-from creche.protocol.handshake import VERSION, accept_key, check_upgrade, single
+from creche.protocol.handshake import VERSION, accept_key, check_upgrade, single, taken
 from creche.protocol.headers import Headers, HeadersLike
 from creche.protocol.http import (
     HeadReader,
@@ -335,35 +335,39 @@ def _origin_matches(pattern: Origin, origin: str | None) -> bool:
     return pattern == origin
 
 
-def check_origins(origins: Origins) -> None:
-    """Check the option `origins` of a server.
+def check_origins(origins: Origins) -> Origins:
+    """The option `origins` of a server, checked.
 
     Raises:
         TypeError: a str other than "same-host", or something strange in the sequence.
     """
     if origins is None or origins == "same-host":
-        return
+        return origins
     if isinstance(origins, str):
         raise TypeError('origins must be "same-host", None or a sequence, not another str')
-    for origin in origins:
+    checked = taken("origins", origins)
+    for origin in checked:
         if not isinstance(origin, str | re.Pattern | None):
             kind = type(origin).__name__
             raise TypeError(f"origins must hold str, patterns or None, not {kind}")
+    return checked
 
 
-def check_hosts(hosts: Hosts) -> None:
-    """Check the option `hosts` of a server.
+def check_hosts(hosts: Hosts) -> Hosts:
+    """The option `hosts` of a server, checked.
 
     Raises:
         TypeError: a str other than "auto" and "loopback", or something strange in the sequence.
     """
     if hosts is None or hosts in ("auto", "loopback"):
-        return
+        return hosts
     if isinstance(hosts, str):
         raise TypeError('hosts must be "auto", "loopback", None or a sequence, not another str')
-    for host in hosts:
+    checked = taken("hosts", hosts)
+    for host in checked:
         if not isinstance(host, str):
             raise TypeError(f"hosts must hold str, not {type(host).__name__}")
+    return checked
 
 
 def reject(status: int, text: str, headers: HeadersLike = ()) -> Rejection:
