@@ -269,6 +269,9 @@ async def test_a_timeout_inside_of_the_context_manager_may_leave_the_loop() -> N
 # What is tried again
 
 
+NOON = "Fri, 31 Dec 1999 12:00:00 GMT"
+
+
 def status(code: int, **headers: str) -> creche.InvalidStatus:
     fields = {name.replace("_", "-"): value for name, value in headers.items()}
     return creche.InvalidStatus(creche.Response(code, fields))
@@ -487,10 +490,45 @@ def test_only_a_connection_that_has_held_begins_anew() -> None:
             30,
         ),
         (status(429, Retry_After="Fri, 31 Dec 1999 23:59:59 GMT"), 0),
+        # of no zone, which is UTC
+        (status(503, Retry_After="Fri, 31 Dec 1999 23:59:59 -0000", Date=NOON), 86399 - 43200),
+        (status(503, Retry_After="Mon, 01 Jan 0001 00:00:00 GMT", Date=NOON), 86400 * 366 + 43200),
     ],
 )
 def test_a_server_may_say_how_long_to_wait(exc: Exception, seconds: float) -> None:
     assert retry_after(exc) == seconds
+
+
+@pytest.mark.parametrize(
+    "year", ["0", "99999", "99999999999999999999", "9" * 5000, "-1", "٢٠٢٤", "nan", "1e9", ""]
+)
+@pytest.mark.parametrize("zone", ["GMT", "-0000", "+9999", "-99999999999999999999", "x"])
+def test_a_date_that_is_none_is_as_good_as_no_date(year: str, zone: str) -> None:
+    """It ends no reconnect(), whichever of the two it is."""
+    date = f"Mon, 01 Jan {year} 00:00:00 {zone}".encode().decode("latin-1")
+    assert 0 <= retry_after(status(503, Retry_After=date)) < 2**40
+    assert 0 <= retry_after(status(503, Retry_After=NOON, Date=date)) < 2**40
+    plan = backoff(initial_delay=1, max_delay=20)
+    plan.failed(status(503, Retry_After=date, Date=date))
+    assert 0 <= plan.next_attempt(0.5).delay <= 21
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("9" * 5000, float("inf")),
+        ("\xb2", 0),  # a digit, and no decimal
+        ("1.5", 0),
+        ("1e3", 0),
+        ("nan", 0),
+        ("inf", 0),
+        ("+5", 0),
+        ("5, 7", 0),
+        ("0x10", 0),
+    ],
+)
+def test_seconds_to_wait_are_digits(said: str, seconds: float) -> None:
+    assert retry_after(status(503, Retry_After=said)) == seconds
 
 
 def test_what_the_server_says_is_honoured_up_to_the_maximum() -> None:

@@ -8,6 +8,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar, Unpack
 
@@ -31,6 +32,8 @@ T = TypeVar("T")
 
 # Beyond the errors of the server itself: it is too slow, it has too many (RFC 9110, RFC 6585).
 _RETRIED_STATUSES = frozenset({408, 429, *range(500, 600)})
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # No delay is doubled more often: it is longer than any maximum then.
 _MAX_DOUBLINGS = 64
@@ -230,14 +233,22 @@ def retry_after(exc: Exception) -> float:
         return 0
     headers = exc.response.headers
     value = headers.get("Retry-After", "")
-    if value.isdecimal():
-        return float(value)
-    try:
-        until = parsedate_to_datetime(value).timestamp()
-    except ValueError:
+    if value.isascii() and value.isdecimal():
+        return float(value)  # infinite where it has hundreds of digits
+    until = _timestamp(value)
+    if until is None:
         return 0
+    now = _timestamp(headers.get("Date", ""))
+    return max(until - (time.time() if now is None else now), 0)
+
+
+def _timestamp(text: str) -> float | None:
+    """The time that an HTTP date means (RFC 9110 5.6.7); None if it is none."""
     try:
-        now = parsedate_to_datetime(headers.get("Date", "")).timestamp()
-    except ValueError:
-        now = time.time()
-    return max(until - now, 0)
+        date = parsedate_to_datetime(text)
+    # Beside ValueError: numbers beyond C's, and parts that are not there.
+    except (ValueError, OverflowError, LookupError, TypeError):
+        return None
+    # One that says that it is of no zone ("-0000") is of UTC.
+    since = date.replace(tzinfo=date.tzinfo or UTC) - _EPOCH
+    return since.total_seconds()

@@ -95,6 +95,10 @@ REFUSALS = [
     (REQUEST.replace("Host: server.example.com\r\n", ""), 400, "bad request"),
     (REQUEST.replace("\r\n\r\n", "\r\nX: a\x01b\r\n\r\n"), 400, "bad request"),
     (REQUEST.replace("\r\n\r\n", "\r\nContent-Length: 1\r\n\r\nx"), 400, WITH_BODY),
+    *(
+        (REQUEST.replace("\r\n\r\n", f"\r\nContent-Length: {number}\r\n\r\n"), 400, "bad request")
+        for number in ("9" * 5000, "-1", "+1", "1e3", "0x1", "\xb2", "nan")
+    ),
     (REQUEST.replace("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n"), 400, WITH_BODY),
     (REQUEST.replace("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", ""), 400, NO_KEY),
     (REQUEST.replace("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIA=="), 400, SHORT_KEY),

@@ -55,6 +55,10 @@ def test_a_redirect_without_a_location_is_none() -> None:
         ("ws://a.example/", "ftp://a.example/", "to a URI that must begin with ws"),
         ("ws://a.example/", "ws:///b", "to a URI that has no host"),
         ("ws://a.example/", "//[b", "to what is not a URI"),
+        *(
+            ("ws://a.example/", f"//b:{port}/", "its port is not a number from 1 to 65535")
+            for port in ("0", "65536", "9" * 5000, "-1", "+1", "1e3", "\xb2", "x")
+        ),
     ],
 )
 def test_where_no_client_goes(base: str, location: str, why: str) -> None:
