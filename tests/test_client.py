@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 import ssl
 from pathlib import Path
@@ -282,3 +283,43 @@ async def test_what_an_iterator_gives_is_sent() -> None:
     for headers in seen:
         assert headers["Authorization"] == "x"
         assert headers.get_all("X-A") == ["y", "z"]
+
+
+async def test_a_dot_at_the_end_of_a_host_is_none_of_its_certificates(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    async with creche.serving(echo, "127.0.0.1", ssl=server_tls) as server:
+        port = server.addresses[0][1]
+        async with creche.connect(
+            f"wss://localhost.:{port}/", ssl=client_tls, host="127.0.0.1"
+        ) as ws:
+            assert ws.request.headers["Host"] == f"localhost.:{port}"
+            await ws.send("x")
+            assert await ws.receive() == "x"
+
+
+def link_local_address() -> str | None:
+    """One of this machine, such as fe80::1%eth0."""
+    table = Path("/proc/net/if_inet6")
+    for line in table.read_text().splitlines() if table.exists() else []:
+        digits, *_, interface = line.split()
+        address = ipaddress.IPv6Address(bytes.fromhex(digits))
+        if address.is_link_local:
+            return f"{address}%{interface}"
+    return None
+
+
+@pytest.mark.skipif(link_local_address() is None, reason="needs a link-local address")
+async def test_a_link_local_address_has_a_zone_which_the_server_is_not_told() -> None:
+    host = str(link_local_address())
+    async with creche.serving(echo, host) as server:
+        address, zone = host.split("%")
+        port = server.addresses[0][1]
+        assert server.url == f"ws://[{address}%25{zone}]:{port}/"
+        for uri in (server.url, f"ws://[{host}]:{port}/"):
+            async with creche.connect(uri, local_address=host) as ws:
+                assert ws.request.headers["Host"] == f"[{address}]:{port}"
+                await ws.send("x")
+                assert await ws.receive() == "x"
+        async with creche.connect("ws://localhost/", host=host, port=port) as ws:
+            assert ws.request.headers["Host"] == "localhost"

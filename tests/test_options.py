@@ -190,3 +190,38 @@ def test_what_cannot_be_iterated_is_told_with_the_options_name(name: str) -> Non
 def test_headers_are_pairs(fields: Any) -> None:
     with pytest.raises(TypeError, match="additional_headers must be a mapping, or pairs of"):
         client_options({"additional_headers": fields})
+
+
+def test_hosts_and_origins_are_kept_in_ascii() -> None:
+    client = client_options(
+        {
+            "host": "faß.example.",
+            "server_hostname": "faß.example.",
+            "proxy_server_hostname": "FAß.example",
+            "origin": "https://faß.example",
+        }
+    )
+    assert client["host"] == "xn--fa-hia.example."
+    assert client["server_hostname"] == client["proxy_server_hostname"] == "xn--fa-hia.example"
+    assert client["origin"] == "https://xn--fa-hia.example"
+    server = server_options(
+        {"hosts": ["*.faß.example", "a.example"], "origins": ["https://faß.example", None]}
+    )
+    assert server["hosts"] == ["*.xn--fa-hia.example", "a.example"]
+    assert server["origins"] == ["https://xn--fa-hia.example", None]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("host", "a/b", "host 'a/b' is neither a domain name nor an address"),
+        ("host", "[::1]", "host '\\[::1]' is neither"),
+        ("server_hostname", "☃", "server_hostname '☃' is neither"),
+        ("origin", "https://☃.example", "origin has a host that is not a domain name"),
+        ("origins", ["https://☃.example"], "origins: number 1 has a host that is not"),
+        ("hosts", ["☃.example"], "hosts: '☃.example' is not a domain name"),
+    ],
+)
+def test_what_is_no_host_is_told_with_the_options_name(name: str, value: Any, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        resolved(name, value)

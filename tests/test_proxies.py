@@ -241,6 +241,26 @@ async def test_a_proxys_answer_may_be_read_in_pieces(monkeypatch: pytest.MonkeyP
         thread.join()
 
 
+async def test_a_proxy_is_not_told_a_zone_which_is_one_of_ours() -> None:
+    asked: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                asked.append(sock.recv(1000))
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(creche.ProxyError, match="closed the connection"):
+            async with creche.connect(
+                "ws://[fe80::1%25eth0]/", proxy=f"http://127.0.0.1:{listener.getsockname()[1]}"
+            ):
+                pass
+        thread.join()
+    assert asked[0].startswith(b"CONNECT [fe80::1]:80 HTTP/1.1\r\nHost: [fe80::1]:80\r\n")
+
+
 @pytest.mark.parametrize("scheme", ["http", "socks5"])
 async def test_a_proxy_that_does_not_answer(scheme: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -286,6 +306,12 @@ async def test_the_environment_names_the_proxy(
         ({"http_proxy": "p:3128"}, "ws://x/", "http", "p"),
         ({"all_proxy": "http://a", "no_proxy": "x"}, "wss://x/", None, None),
         ({"all_proxy": "http://a", "no_proxy": "*"}, "wss://x/", None, None),
+        ({"all_proxy": "http://a", "NO_PROXY": "10.0.0.0/8"}, "ws://10.9.8.7/", None, None),
+        ({"all_proxy": "http://a", "no_proxy": "[::1]:81"}, "ws://[::1]/", "http", "a"),
+        ({"all_proxy": "http://a", "no_proxy": "[::1]:81"}, "ws://[::1]:81/", None, None),
+        ({"ALL_PROXY": "socks://s:1080/"}, "wss://x/", "socks5h", "s"),
+        ({"socks_proxy": "HTTP://k"}, "wss://x/", "socks5h", "k"),
+        ({"https_proxy": " "}, "wss://x/", None, None),
         ({}, "ws://x/", None, None),
     ],
 )
@@ -300,6 +326,32 @@ def test_which_proxy_the_environment_means(
         monkeypatch.setenv(name, value)
     proxy = find_proxy(True, parse_uri(uri))
     assert (proxy and proxy.scheme, proxy and proxy.host) == (scheme, host)
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"ALL_PROXY": "gopher://user:SECRET@h"}, "the environment variable ALL_PROXY: the URI of"),
+        ({"Https_Proxy": "http://user:SECRET@"}, "the environment variable Https_Proxy: "),
+        ({"WSS_PROXY": "http://h", "wss_proxy": "http://h/SECRET"}, "variable wss_proxy: "),
+    ],
+)
+def test_a_variable_that_names_no_proxy_is_named(
+    environment: dict[str, str], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(creche.InvalidProxy, match=named) as caught:
+        find_proxy(True, parse_uri("wss://x/"))
+    assert "SECRET" not in str(caught.value)
+
+
+def test_without_variables_the_systems_settings_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("creche.proxies.getproxies", lambda: {"https": "http://h/path"})
+    with pytest.raises(creche.InvalidProxy, match=r"^the system's settings of proxies: the URI"):
+        find_proxy(True, parse_uri("wss://x/"))
+    monkeypatch.setattr("creche.proxies.proxy_bypass", lambda host: host == "x:443")
+    assert find_proxy(True, parse_uri("wss://x/")) is None
 
 
 async def test_socks_without_its_extra_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from creche.protocol.exceptions import InvalidRedirect, InvalidStatus
 from creche.protocol.http import Response
 from creche.protocol.redirects import is_same_origin, redirected
 from creche.protocol.states import Side
-from creche.protocol.uri import URI, parse_uri
+from creche.protocol.uri import URI, certificate_name, parse_uri
 from creche.proxies import find_proxy, open_tunnel
 from creche.tracing import call_trace
 from creche.transports.base import Transport
@@ -293,4 +293,4 @@ def _tls(target: URI, options: ClientOptions) -> tuple[ssl_module.SSLContext | N
         return None, None
     given = options["ssl"]
     context = given if isinstance(given, ssl_module.SSLContext) else client_context()
-    return context, options["server_hostname"] or target.host
+    return context, options["server_hostname"] or certificate_name(target.host)

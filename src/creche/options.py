@@ -26,6 +26,7 @@ from creche.protocol.server_handshake import (
     check_hosts,
     check_origins,
 )
+from creche.protocol.uri import certificate_name, encode_host, encode_origin
 from creche.tracing import Trace
 
 SelectSubprotocol = Callable[[Request, Sequence[str]], str | Awaitable[str | None] | None]
@@ -372,6 +373,27 @@ def _headers(name: str, value: HeadersLike) -> Headers:
     return Headers(fields)
 
 
+def _host(name: str, value: object) -> str:
+    _instance(str)(name, value)
+    try:
+        return encode_host(cast(str, value))
+    except ValueError:
+        raise ValueError(f"{name} {value!r} is neither a domain name nor an address") from None
+
+
+def _certificate_name(name: str, value: object) -> str:
+    return certificate_name(_host(name, value))
+
+
+def _origin(name: str, value: object) -> object:
+    _instance(str)(name, value)
+    try:
+        value = encode_origin(cast(str, value))
+    except ValueError as exc:
+        raise ValueError(f"{name} {exc}") from None
+    return _header_value(name, value)
+
+
 def _header_value(name: str, value: object) -> object:
     _instance(str)(name, value)
     Headers([(name, cast(str, value))])
@@ -419,21 +441,21 @@ _CHECKS: dict[str, _Check] = {
     "max_header_bytes": _count,
     "logger": _instance(logging.Logger),
     "trace": _or_none(_function),
-    "origin": _or_none(_header_value),
+    "origin": _or_none(_origin),
     "subprotocols": _named_already(check_subprotocols),
     "additional_headers": _or_none(_headers),
     "user_agent_header": _or_none(_header_value),
     "ssl": _or_none(_instance(ssl_module.SSLContext, bool)),
-    "server_hostname": _or_none(_instance(str)),
+    "server_hostname": _or_none(_certificate_name),
     "sock": _or_none(_plain_socket),
-    "host": _or_none(_instance(str)),
+    "host": _or_none(_host),
     "port": _or_none(_count),
     "local_address": _or_none(_instance(str)),
     "max_redirects": _count_or_zero,
     "redirects": _one_of("same-origin", "any"),
     "proxy": _or_none(_proxy),
     "proxy_ssl": _or_none(_instance(ssl_module.SSLContext)),
-    "proxy_server_hostname": _or_none(_instance(str)),
+    "proxy_server_hostname": _or_none(_certificate_name),
     "initial_delay": _seconds,
     "max_delay": _seconds,
     "stable_after": _seconds,

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from importlib import import_module
 from typing import Any
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import getproxies, getproxies_environment, proxy_bypass
 
 from anyio.lowlevel import current_token
 
 from creche.protocol.exceptions import InvalidProxy, ProxyError
-from creche.protocol.proxies import ConnectHandshake, Proxy, parse_proxy
-from creche.protocol.uri import URI
-from creche.transports.dialing import client_context, dial_tcp, open_transport
+from creche.protocol.proxies import ConnectHandshake, Proxy, bypasses, parse_proxy
+from creche.protocol.uri import URI, certificate_name, without_zone
+from creche.transports.dialing import (
+    client_context,
+    dial_tcp,
+    open_transport,
+    socket_address,
+)
 from creche.transports.sockets import SocketTransport
 
 # Where the environment (or the system's settings) names a proxy, by the URI's scheme: that for
@@ -31,23 +37,40 @@ def find_proxy(proxy: str | bool | None, target: URI) -> Proxy | None:
     """The proxy that leads to a target, by the option `proxy`.
 
     Raises:
-        InvalidProxy: its URI cannot be used.
+        InvalidProxy: its URI cannot be used; a variable of the environment is named.
     """
     if isinstance(proxy, str):
         return parse_proxy(proxy)
-    if not proxy or proxy_bypass(f"{target.host}:{target.port}"):
+    if not proxy:
         return None
     known = getproxies()
+    if bypasses(known.get("no", ""), target.host, target.port):
+        return None
+    if not getproxies_environment() and proxy_bypass(f"{target.host}:{target.port}"):
+        return None  # by the system's settings
     for name in _FROM_ENVIRONMENT[target.secure]:
-        uri = known.get(name)
+        uri = known.get(name, "").strip()
         if uri:
             if "://" not in uri:
                 uri = f"http://{uri}"
             # Systems name a SOCKS proxy as if it were one of HTTP.
-            if name == "socks" and uri.startswith("http://"):
+            if name == "socks" and uri.lower().startswith("http://"):
                 uri = "socks5h" + uri[4:]
-            return parse_proxy(uri)
+            try:
+                return parse_proxy(uri)
+            except InvalidProxy as exc:
+                raise InvalidProxy(f"{_source(name)}: {exc}") from None
     return None
+
+
+def _source(name: str) -> str:
+    """Where the URI of a proxy is from, for somebody who is to mend it."""
+    wanted = f"{name}_proxy"
+    # Of several, urllib prefers the one in small letters.
+    named = [key for key in os.environ if key.lower() == wanted]
+    if not named:
+        return "the system's settings of proxies"
+    return f"the environment variable {max(named)}"
 
 
 async def open_tunnel(
@@ -75,11 +98,12 @@ async def open_tunnel(
         ProxyError: the proxy refuses, fails, or needs what is not installed.
         OSError: it cannot be reached.
     """
+    host = without_zone(host)  # it would be one of ours
     if proxy.is_socks:
         return await open_transport(await _dial_socks(proxy, host, port, local_address), None)
     sock = await dial_tcp(proxy.host, proxy.port, local_address=local_address)
     if proxy.scheme == "https":
-        name = server_hostname or proxy.host
+        name = server_hostname or certificate_name(proxy.host)
         transport = await open_transport(sock, context or client_context(), server_hostname=name)
     else:
         transport = await open_transport(sock, None)
@@ -110,7 +134,7 @@ async def _dial_socks(
     connector = backend.Proxy(
         version, proxy.host, proxy.port, proxy.user, proxy.password, rdns=proxy.resolves
     )
-    address = None if local_address is None else (local_address, 0)
+    address = None if local_address is None else socket_address((local_address, 0))
     try:
         # `open_timeout` bounds it.
         sock: Any = await connector.connect(host, port, timeout=10**6, local_addr=address)

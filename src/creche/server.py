@@ -301,7 +301,7 @@ class Server:
         if host in ("0.0.0.0", "::"):
             host = "localhost"
         if ":" in host:
-            host = f"[{host}]"
+            host = f"[{host.replace('%', '%25')}]"  # RFC 6874 2
         return f"{scheme}://{host}:{address[1]}/"
 
     @property

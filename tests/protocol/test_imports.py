@@ -25,6 +25,7 @@ ALLOWED = {
     "h11",
     "hashlib",
     "http",  # HTTPStatus
+    "idna",  # anyio needs it, too
     "importlib",
     "ipaddress",
     "io",  # BytesIO

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from creche.protocol.exceptions import InvalidProxy, InvalidProxyStatus, ProxyError
-from creche.protocol.proxies import ConnectHandshake, Proxy, parse_proxy
+from creche.protocol.proxies import ConnectHandshake, Proxy, bypasses, parse_proxy
 from creche.protocol.uri import basic_authorization
 
 
@@ -14,6 +14,10 @@ from creche.protocol.uri import basic_authorization
         ("https://proxy.example/", Proxy("https", "proxy.example", 443)),
         ("http://[::1]:3128", Proxy("http", "::1", 3128)),
         ("socks5h://proxy.example", Proxy("socks5h", "proxy.example", 1080)),
+        ("SOCKS://proxy.example", Proxy("socks5h", "proxy.example", 1080)),
+        ("socks://user@proxy.example:9050", Proxy("socks5h", "proxy.example", 9050, "user")),
+        ("http://faß.example.", Proxy("http", "xn--fa-hia.example.", 80)),
+        ("http://[fe80::1%25eth0]", Proxy("http", "fe80::1%eth0", 80)),
         ("socks5://proxy.example", Proxy("socks5", "proxy.example", 1080)),
         ("socks4://user@proxy.example", Proxy("socks4", "proxy.example", 1080, "user")),
         ("socks4a://proxy.example:9050", Proxy("socks4a", "proxy.example", 9050)),
@@ -44,6 +48,7 @@ TOO_LONG = "the user or the password of the proxy is too long for SOCKS"
         ("http://proxy.example/path", NO_PATH),
         ("http://proxy.example/?query", NO_PATH),
         ("http://proxy.example:port", "cannot be parsed"),
+        ("http://proxy.example:0", "cannot be parsed"),
         ("http://[::1", "cannot be parsed"),
         ("http://a%3Ab:c@proxy.example", "the user of the proxy has a colon, which HTTP forbids"),
         (f"socks5://{'u' * 256}:secret@proxy.example", TOO_LONG),
@@ -134,3 +139,52 @@ def test_a_proxy_that_refuses() -> None:
 def test_a_proxy_that_answers_garbage(answer: bytes, why: str) -> None:
     with pytest.raises(ProxyError, match=why):
         ask().receive_data(answer)
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "host", "bypassed"),
+    [
+        ("", "a.example", False),
+        (" , ", "a.example", False),
+        ("*", "a.example", True),
+        ("b.example, *", "::1", True),
+        ("a.example", "a.example", True),
+        ("A.Example", "a.example.", True),
+        ("a.example.", "A.example", True),
+        ("example", "a.example", True),
+        (".example", "a.example", True),
+        (".a.example", "a.example", True),
+        ("*.example", "a.example", True),
+        ("b.example a.example", "a.example", True),
+        ("xample", "a.example", False),
+        ("b.example", "a.example", False),
+        ("a.example:80", "a.example", True),
+        ("a.example:81", "a.example", False),
+        ("a.example:x", "a.example", False),
+        ("faß.example", "xn--fa-hia.example", True),
+        ("☃.example", "a.example", False),
+        ("10.0.0.0/8", "10.1.2.3", True),
+        ("10.0.0.0/8:80", "10.1.2.3", True),
+        ("10.0.0.0/8:81", "10.1.2.3", False),
+        ("10.1.2.3/8", "10.4.5.6", True),
+        ("10.0.0.0/8", "11.1.2.3", False),
+        ("10.0.0.0/8", "10.example", False),
+        ("10.0.0.0/8", "::ffff:10.1.2.3", True),
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1:80", "127.0.0.1", True),
+        ("0.0.1", "127.0.0.1", False),
+        ("fd00::/8", "fd12::1", True),
+        ("[fd00::]/8", "fd12::1", True),
+        ("[fd00::]/8:81", "fd12::1", False),
+        ("fd00::/8", "fe80::1", False),
+        ("fe80::/10", "fe80::1%eth0", True),
+        ("::1", "0:0::1", True),
+        ("[::1]", "::1", True),
+        ("[::1]:80", "::1", True),
+        ("[::1]:81", "::1", False),
+        ("10.0.0.0/99", "10.1.2.3", False),
+        ("[", "a.example", False),
+    ],
+)
+def test_what_no_proxy_lists(no_proxy: str, host: str, bypassed: bool) -> None:
+    assert bypasses(no_proxy, host, 80) is bypassed

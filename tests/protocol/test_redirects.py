@@ -4,7 +4,7 @@ import pytest
 
 from creche.protocol.exceptions import InvalidRedirect
 from creche.protocol.http import Response
-from creche.protocol.redirects import redirected
+from creche.protocol.redirects import is_same_origin, redirected
 from creche.protocol.uri import basic_authorization, parse_uri
 
 
@@ -27,6 +27,16 @@ def follow(base: str, location: str, status: int = 302) -> str | None:
         ("ws://a.example/b", "https://b.example/c#d", "wss://b.example/c"),
         ("ws://a.example/b", "http://b.example", "ws://b.example/"),
         ("ws://[::1]:8765/b", "c", "ws://[::1]:8765/c"),
+        ("ws://a.example/", "/é?é".encode().decode("latin-1"), "ws://a.example/%C3%A9?%C3%A9"),
+        ("ws://a.example/", "/%C3%A9", "ws://a.example/%C3%A9"),
+        ("ws://a.example/", "/\xe9", "ws://a.example/%E9"),
+        ("ws://a.example/", "/a b?c d", "ws://a.example/a%20b?c%20d"),
+        ("ws://a.example/", "/a\tb", "ws://a.example/ab"),
+        (
+            "ws://a.example/",
+            "//faß.example/ß".encode().decode("latin-1"),
+            "ws://xn--fa-hia.example/%C3%9F",
+        ),
     ],
 )
 def test_where_a_redirect_leads(base: str, location: str, target: str) -> None:
@@ -45,6 +55,18 @@ def test_other_statuses_do_not(status: int) -> None:
 
 def test_a_redirect_without_a_location_is_none() -> None:
     assert redirected(parse_uri("ws://a.example/"), Response(302)) is None
+
+
+@pytest.mark.parametrize("location", ["/c", "ws://[fe80::1]:81/c", "c?d#e"])
+def test_a_redirect_keeps_the_zone_that_the_server_cannot_know(location: str) -> None:
+    base = parse_uri("ws://user:secret@[fe80::1%25eth0]:81/b")
+    target = redirected(base, Response(302, {"Location": location}))
+    assert target is not None
+    assert target.host == "fe80::1%eth0"
+    assert target.authorization == base.authorization
+    elsewhere = redirected(base, Response(302, {"Location": "ws://[fe80::1%25eth1]:81/"}))
+    assert elsewhere is not None
+    assert not is_same_origin(base, elsewhere)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,10 @@ from creche.transports.dialing import (
     client_context,
     dial_tcp,
     dial_unix,
+    getaddrinfo,
     interleave,
     open_transport,
+    socket_address,
 )
 from creche.transports.sockets import named_error
 from support import cancelled_once, count_descriptors, free_port
@@ -32,6 +34,29 @@ def test_the_families_take_turns_the_resolvers_first_one_first() -> None:
     addresses = [(V6, 1), (V6, 2), (V6, 3), (V4, 4), (V4, 5)]
     assert interleave(addresses) == [(V6, 1), (V4, 4), (V6, 2), (V4, 5), (V6, 3)]
     assert interleave(addresses[3:]) == [(V4, 4), (V4, 5)]
+
+
+def test_the_kernel_takes_the_interface_as_a_number() -> None:
+    index, name = socket.if_nameindex()[0]
+    for zone in (name, str(index)):
+        assert socket_address((f"fe80::1%{zone}", 80)) == ("fe80::1", 80, 0, index)
+    for address in (("::1", 80), ("127.0.0.1", 80), ("::1", 80, 0, 0)):
+        assert socket_address(address) == address
+    with pytest.raises(OSError, match="interface"):
+        socket_address(("fe80::1%no-such-interface", 80))
+
+
+async def test_addresses_keep_the_interface_that_they_are_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    index, name = socket.if_nameindex()[0]
+    (found,) = await getaddrinfo(f"fe80::1%{name}", 80)
+    assert (found[0], found[4]) == (V6, ("fe80::1", 80, 0, index))
+    async with resolving(monkeypatch, (V6, (f"fe80::1%{index}", 80)), (V4, ("10.0.0.1", 80))):
+        found = await getaddrinfo("host.example", 80)
+    assert [each[4] for each in found] == [("fe80::1", 80, 0, index), ("10.0.0.1", 80)]
+    with pytest.raises(OSError, match=r"cannot resolve fe80::1%no-such-interface: no interface"):
+        await dial_tcp("fe80::1%no-such-interface", 80)
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
@@ -20,9 +22,11 @@ from creche.protocol.http import (
 from creche.protocol.uri import (
     basic_authorization,
     encode_host,
+    host_of,
     is_unicode,
     port_of,
     split_uri,
+    without_zone,
 )
 
 _DEFAULT_PORTS = {
@@ -33,6 +37,9 @@ _DEFAULT_PORTS = {
     "socks5": 1080,
     "socks5h": 1080,
 }
+
+# What curl, Debian and desktops write.
+_OTHER_NAMES = {"socks": "socks5h"}
 
 # The longest user and password of SOCKS5, in bytes (RFC 1929 2).
 _MAX_SOCKS_CREDENTIAL = 255
@@ -72,36 +79,87 @@ def parse_proxy(uri: str) -> Proxy:
     Raises:
         InvalidProxy: it is not one of a proxy that can be used.
     """
-    try:
-        parts = split_uri(uri)
-        host, port = parts.hostname, port_of(parts)
-    except ValueError as exc:
-        raise InvalidProxy(f"the URI of the proxy {exc}") from None
-    if parts.scheme not in _DEFAULT_PORTS:
-        raise InvalidProxy(
-            f"the URI of the proxy must begin with one of {', '.join(_DEFAULT_PORTS)}, and ://"
-        )
-    if not host:
-        raise InvalidProxy("the URI of the proxy has no host")
     if not is_unicode(uri):
         raise InvalidProxy("the URI of the proxy has a lone surrogate, which is no character")
     try:
-        host = encode_host(host)
-    except UnicodeError:
-        raise InvalidProxy("the URI of the proxy has a host that is not a domain name") from None
+        parts = split_uri(uri)
+        scheme = _OTHER_NAMES.get(parts.scheme, parts.scheme)
+        if scheme not in _DEFAULT_PORTS:
+            raise ValueError(f"must begin with one of {', '.join(_DEFAULT_PORTS)}, and ://")
+        host, port = host_of(parts), port_of(parts)
+    except ValueError as exc:
+        raise InvalidProxy(f"the URI of the proxy {exc}") from None
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise InvalidProxy("the URI of the proxy must have no path, query or fragment")
     user = None if parts.username is None else unquote(parts.username)
     password = unquote(parts.password or "")
     if user is not None:
-        if parts.scheme.startswith("http"):
+        if scheme.startswith("http"):
             if ":" in user:
                 raise InvalidProxy("the user of the proxy has a colon, which HTTP forbids")
         elif not (user.isascii() and password.isascii()):
             raise InvalidProxy("the user and the password of a SOCKS proxy must be ASCII")
         elif max(len(user), len(password)) > _MAX_SOCKS_CREDENTIAL:
             raise InvalidProxy("the user or the password of the proxy is too long for SOCKS")
-    return Proxy(parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme], user, password)
+    return Proxy(scheme, host, port or _DEFAULT_PORTS[scheme], user, password)
+
+
+def bypasses(no_proxy: str, host: str, port: int) -> bool:
+    """Whether a host is among those that are to be connected to directly.
+
+    Args:
+        no_proxy: a list as the variable `no_proxy` has it, by commas or white space: names, which
+            mean those below them, too; addresses; networks; each with a port perhaps; "*".
+        host: a name or an address, without brackets.
+        port: the TCP port.
+    """
+    wanted = _without_dots(host)
+    address = _address(wanted)
+    for entry in re.split(r"[\s,]+", no_proxy):
+        if entry == "*":
+            return True
+        name, entrys_port = _name_and_port(entry)
+        if entrys_port not in ("", str(port)):
+            continue
+        if address is not None:
+            try:
+                if address in ipaddress.ip_network(name, strict=False):
+                    return True
+            except ValueError:
+                pass  # it is a name
+        elif name and (wanted == name or wanted.endswith("." + name)):
+            return True
+    return False
+
+
+def _name_and_port(entry: str) -> tuple[str, str]:
+    """An entry of `no_proxy` without its brackets and dots, and its port, "" for every one."""
+    bracketed = re.fullmatch(r"\[(.*)\](/[0-9]+)?(?::([0-9]+))?", entry)
+    if bracketed:
+        name, length, port = bracketed.groups("")
+        return name.lower() + length, port
+    name, _, port = entry.partition(":")
+    if ":" in port:  # an address of IPv6, or a network
+        return entry.lower(), ""
+    name = _without_dots(name.removeprefix("*."))
+    try:
+        name = name if "/" in name else encode_host(name)
+    except ValueError:
+        pass  # it is of no host
+    return name, port
+
+
+def _without_dots(name: str) -> str:
+    return name.strip(".").lower()
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(without_zone(host))
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
 
 
 class ConnectHandshake:

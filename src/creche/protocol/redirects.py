@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from urllib.parse import urljoin, urlsplit
 
 from creche.protocol.exceptions import InvalidRedirect, InvalidURI
 from creche.protocol.http import Response
-from creche.protocol.uri import URI, parse_uri
+from creche.protocol.uri import URI, parse_uri, without_zone
 
 _STATUSES = frozenset({301, 302, 303, 307, 308})
 
@@ -24,7 +25,7 @@ def redirected(base: URI, response: Response) -> URI | None:
     """
     if response.status not in _STATUSES or "Location" not in response.headers:
         return None
-    location = response.headers["Location"]
+    location = _characters(response.headers["Location"])
     scheme = "https" if base.secure else "http"
     joined = None
     try:
@@ -40,11 +41,25 @@ def redirected(base: URI, response: Response) -> URI | None:
         target = parse_uri(joined._replace(fragment="").geturl())
     except InvalidURI as exc:
         raise InvalidRedirect(response, f"to a URI that {exc.why}") from None
+    if target.host == without_zone(base.host):
+        # The server does not know by which of our interfaces we have come.
+        target = replace(target, host=base.host)
     if base.secure and not target.secure:
         raise InvalidRedirect(response, "from wss to ws")
     if target.authorization is None and is_same_origin(base, target):
         target = replace(target, authorization=base.authorization)
     return target
+
+
+def _characters(location: str) -> str:
+    """A Location header as the URI that it stands for. Its bytes, which came as Latin-1, are UTF-8
+    where they can be; else each is escaped. Spaces are escaped, too, and tabs left out, as browsers
+    do."""
+    try:
+        text = location.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        text = re.sub("[\x80-\xff]", lambda found: f"%{ord(found[0]):02X}", location)
+    return text.replace("\t", "").replace(" ", "%20")
 
 
 def is_same_origin(base: URI, target: URI) -> bool:

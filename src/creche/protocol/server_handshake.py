@@ -33,6 +33,7 @@ from creche.protocol.http import (
     trailing_data,
 )
 from creche.protocol.redaction import what_h11_says, without_secrets
+from creche.protocol.uri import encode_host, encode_origin
 
 Origin = str | re.Pattern[str] | None
 Origins = Sequence[Origin] | str | None
@@ -346,10 +347,15 @@ def check_origins(origins: Origins) -> Origins:
     if isinstance(origins, str):
         raise TypeError('origins must be "same-host", None or a sequence, not another str')
     checked = taken("origins", origins)
-    for origin in checked:
+    for i, origin in enumerate(checked):
         if not isinstance(origin, str | re.Pattern | None):
             kind = type(origin).__name__
             raise TypeError(f"origins must hold str, patterns or None, not {kind}")
+        if isinstance(origin, str):
+            try:
+                checked[i] = encode_origin(origin)
+            except ValueError as exc:
+                raise ValueError(f"origins: number {i + 1} {exc}") from None
     return checked
 
 
@@ -364,9 +370,15 @@ def check_hosts(hosts: Hosts) -> Hosts:
     if isinstance(hosts, str):
         raise TypeError('hosts must be "auto", "loopback", None or a sequence, not another str')
     checked = taken("hosts", hosts)
-    for host in checked:
+    for i, host in enumerate(checked):
         if not isinstance(host, str):
             raise TypeError(f"hosts must hold str, not {type(host).__name__}")
+        if not host.isascii():  # as clients ask for it
+            below = "*." if host.startswith("*.") else ""
+            try:
+                checked[i] = below + encode_host(host.removeprefix(below))
+            except ValueError:
+                raise ValueError(f"hosts: {host!r} is not a domain name") from None
     return checked
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import re
 from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, unquote, urlsplit
@@ -14,7 +15,16 @@ from creche.protocol.redaction import shown_path
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
 
 # What no host has: it would end it, or hide what follows.
-_FORBIDDEN = re.compile(r"[\x00-\x20#/<>?@\[\\\]^|\x7f]")
+_FORBIDDEN = re.compile(r"[\x00-\x20#%/<>?@\[\\\]^|\x7f]")
+
+_BRACKETED = re.compile(r"\[[^\[\]]*\](:.*)?")
+
+# An interface of this machine, as RFC 6874 2 has it.
+_ZONE = re.compile(r"[A-Za-z0-9._~-]+")
+
+# The longest name and label (RFC 1035 2.3.4).
+_MAX_NAME = 253
+_MAX_LABEL = 63
 
 # What may stand in a path or a query as it is: RFC 3986's pchar, "/", "?" and an escape's "%".
 _SAFE = "/?%:@!$&'()*+,;=-._~"
@@ -26,7 +36,8 @@ class URI:
 
     Attributes:
         secure: whether the connection uses TLS.
-        host: the name or address, IDNA-encoded, without brackets.
+        host: the name or address, IDNA-encoded, without brackets; a link-local address may have a
+            zone, as in "fe80::1%eth0".
         port: the TCP port.
         resource: the path and query to ask for.
         authorization: the value of an Authorization header, if the URI names a user.
@@ -49,8 +60,9 @@ class URI:
 
     @property
     def host_header(self) -> str:
-        """The value of the Host header: without the port where that is the default."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        """The value of the Host header: without the port where that is the default, and without a
+        zone, which means something on this machine only (RFC 6874 1)."""
+        host = f"[{without_zone(self.host)}]" if ":" in self.host else self.host
         default = _DEFAULT_PORTS["wss" if self.secure else "ws"]
         return host if self.port == default else f"{host}:{self.port}"
 
@@ -61,15 +73,59 @@ def basic_authorization(user: str, password: str) -> str:
 
 
 def encode_host(host: str) -> str:
-    """A host's name as the domain name system has it (RFC 3490).
+    """A host as a resolver takes it: a name in ASCII, or an address, with its zone perhaps.
+
+    Names go through IDNA 2008 after the mapping of UTS 46, as in browsers: by IDNA 2003, which
+    Python's own codec has, some lead to another owner's host. A label of ASCII stays as it is, also
+    with an underscore.
 
     Raises:
-        UnicodeError: it is no domain name.
+        ValueError: it is neither a domain name nor an address.
     """
-    name = host.encode("ascii" if host.isascii() else "idna").decode()
+    if ":" in host:
+        address, percent, zone = host.partition("%")
+        ipaddress.IPv6Address(address)
+        if percent and not _ZONE.fullmatch(zone):
+            raise ValueError("a zone has other characters than an interface's name")
+        return host
+    name = host
+    if not host.isascii():
+        import idna  # not before: its tables are not small
+
+        labels = idna.uts46_remap(host, std3_rules=False).split(".")
+        name = ".".join(
+            [label if label.isascii() else idna.alabel(label).decode() for label in labels]
+        )
     if _FORBIDDEN.search(name):
-        raise UnicodeError("it has a character that no name has")
+        raise ValueError("it has a character that no name has")
+    labels = name.removesuffix(".").split(".")
+    if len(".".join(labels)) > _MAX_NAME or max(map(len, labels)) > _MAX_LABEL:
+        raise ValueError("it is longer than a name may be")
     return name
+
+
+def encode_origin(origin: str) -> str:
+    """An origin as browsers send it: its host in ASCII (RFC 6454 6.2).
+
+    Raises:
+        ValueError: it is not ASCII, and not of a scheme and a host.
+    """
+    if origin.isascii() or not origin.isprintable():
+        return origin
+    parts = split_uri(origin)
+    host, port = host_of(parts), port_of(parts)
+    return f"{parts.scheme}://{host}" + ("" if port is None else f":{port}")
+
+
+def without_zone(host: str) -> str:
+    """A host as others know it."""
+    return host.partition("%")[0]
+
+
+def certificate_name(host: str) -> str:
+    """A host as it stands in certificates and in SNI: without the dot at its end (RFC 6066 3), and
+    without a zone."""
+    return without_zone(host).removesuffix(".")
 
 
 def is_unicode(text: str) -> bool:
@@ -88,9 +144,14 @@ def split_uri(uri: str) -> SplitResult:
         ValueError: what is wrong with the URI, as the end of a sentence.
     """
     try:
-        return urlsplit(uri)
+        parts = urlsplit(uri)
     except ValueError:
         pass
+    else:
+        authority = parts.netloc.rpartition("@")[2]
+        # Not every Python minds what stands around the brackets.
+        if "[" not in authority or _BRACKETED.fullmatch(authority):
+            return parts
     raise ValueError("cannot be parsed: its host is malformed")
 
 
@@ -107,6 +168,27 @@ def port_of(parts: SplitResult) -> int | None:
     if port == 0:
         raise ValueError("cannot be parsed: its port is not a number from 1 to 65535")
     return port
+
+
+def host_of(parts: SplitResult) -> str:
+    """The host of a URI, as encode_host() has it.
+
+    Raises:
+        ValueError: it has none, or one that is none; as that of split_uri().
+    """
+    name = parts.hostname
+    if not name:
+        raise ValueError("has no host")
+    address, percent, zone = name.partition("%")
+    if percent and ":" in address:
+        # "%25" by RFC 6874, "%" by RFC 9844 and by people.
+        escaped = zone.startswith("25") and len(zone) > 2
+        name = f"{address}%{zone[2:] if escaped else zone}"
+    try:
+        return encode_host(name)
+    except ValueError:
+        pass
+    raise ValueError("has a host that is not a domain name")
 
 
 def parse_uri(uri: str) -> URI:
@@ -131,12 +213,10 @@ def parse_uri(uri: str) -> URI:
         raise InvalidURI(uri, "must begin with ws:// or wss://")
     if "#" in uri:
         raise InvalidURI(uri, "must not have a fragment")
-    if not parts.hostname:
-        raise InvalidURI(uri, "has no host")
     try:
-        host = encode_host(parts.hostname)
-    except UnicodeError:
-        raise InvalidURI(uri, "has a host that is not a domain name") from None
+        host = host_of(parts)
+    except ValueError as exc:
+        raise InvalidURI(uri, str(exc)) from None
     resource = quote(parts.path or "/", safe=_SAFE)
     if "?" in uri:
         resource += "?" + quote(parts.query, safe=_SAFE)

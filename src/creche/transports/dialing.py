@@ -39,7 +39,7 @@ async def dial_tcp(
         OSError: the name cannot be resolved, or no address answers; it names the host.
     """
     try:
-        found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = await getaddrinfo(host, port)
     except OSError as exc:
         raise named_error(exc, f"cannot resolve {host}") from None
     except UnicodeError:
@@ -85,6 +85,29 @@ async def dial_tcp(
     return winner
 
 
+async def getaddrinfo(host: str | None, port: int, *, flags: int = 0) -> Any:
+    """As that of AnyIO, but addresses keep the interface that they are of.
+
+    Raises:
+        OSError: the name cannot be resolved, or there is no such interface.
+        UnicodeError: it is no name.
+    """
+    if host is not None and "%" in host:
+        # An address already: uvloop would lose its interface here.
+        return [(socket.AF_INET6, 0, 0, "", socket_address((host, port)))]
+    found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    return [(*others, socket_address(address)) for *others, address in found]
+
+
+def socket_address(address: Any) -> Any:
+    """An address as the kernel takes it: the interface of a link-local one, which AnyIO and people
+    write behind a "%", is a number of its own there."""
+    name, percent, zone = address[0].partition("%")
+    if not percent:
+        return address
+    return name, address[1], 0, int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+
+
 def interleave(addresses: Sequence[_Address]) -> list[_Address]:
     """Put the families in turn, the resolver's first one first (RFC 8305 4)."""
     first = addresses[0][0]
@@ -102,7 +125,7 @@ async def _connect(family: int, address: Any, local_address: str | None) -> sock
     try:
         sock.setblocking(False)
         if local_address is not None:
-            sock.bind((local_address, 0))
+            sock.bind(socket_address((local_address, 0)))
         try:
             sock.connect(address)
         except (BlockingIOError, InterruptedError):

@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 from anyio.abc import SocketAttribute
 
+from creche.transports.dialing import getaddrinfo
 from creche.transports.sockets import named_error
 
 # The kernel is out of something for a while, or the client has gone again.
@@ -40,9 +41,7 @@ async def bind_tcp(
         OSError: the name cannot be resolved or an address not be bound; it names them.
     """
     try:
-        found = await anyio.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        found = await getaddrinfo(host or None, port, flags=socket.AI_PASSIVE)
     except OSError as exc:
         raise named_error(exc, f"cannot resolve {host}") from None
     addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
