@@ -45,15 +45,11 @@ def _check_name(name: str) -> tuple[str, str]:
 _checked_name = lru_cache(maxsize=256)(_check_name)
 
 
-def _check_types(name: object, value: object) -> None:
-    """
-    Raises:
-        TypeError: the name or the value is not a str.
-    """
+def _type_error(name: object, value: object) -> TypeError:
+    """For a name or a value that is not a str."""
     if not isinstance(name, str):
-        raise TypeError(f"the name of a header must be a str, not {type(name).__name__}")
-    if not isinstance(value, str):
-        raise TypeError(f"header {name!r} must have a str as its value, not {type(value).__name__}")
+        return TypeError(f"the name of a header must be a str, not {type(name).__name__}")
+    return TypeError(f"header {name!r} must have a str as its value, not {type(value).__name__}")
 
 
 def _check_value(name: str, value: str) -> None:
@@ -104,7 +100,7 @@ class Headers(Mapping[str, str]):
             self._fields, self._packed = self.fields, None
             self._index = _index_of(self._fields)
         if not isinstance(name, str) or not isinstance(value, str):
-            _check_types(name, value)
+            raise _type_error(name, value)
         name, key = _checked_name(name) if len(name) <= _SHORT_NAME else _check_name(name)
         value = value.strip(" \t")
         # Most values are plain text, and need no more than a look.
