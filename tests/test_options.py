@@ -102,6 +102,7 @@ def test_what_is_good_is_taken() -> None:
             "hosts": ["example.com"],
             "logger": logger,
             "open_timeout": None,
+            "compression": "deflate",
             "max_size": None,
             "process_request": print,
         }
