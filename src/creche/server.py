@@ -42,6 +42,7 @@ from creche.transports.dialing import open_transport
 from creche.transports.listening import (
     RareWarning,
     accept_loop,
+    accept_streams,
     bind_tcp,
     bind_unix,
     close_listening,
@@ -431,7 +432,9 @@ class Server:
         await self._accept_with(accept_loop, sock, self._add_socket, self._logger)
 
     async def _accept_streams(self, listener: Listener[ByteStream]) -> None:
-        await self._accept_with(listener.serve, self._serve_stream, self._background.handlers)
+        await self._accept_with(
+            accept_streams, listener, self._serve_stream, self._background.handlers, self._logger
+        )
 
     async def _accept_with(self, function: Callable[..., Awaitable[None]], *args: Any) -> None:
         with anyio.CancelScope() as scope:

@@ -14,6 +14,7 @@ import pytest
 from creche.transports import listening
 from creche.transports.listening import (
     accept_loop,
+    accept_streams,
     bind_tcp,
     bind_unix,
     close_listening,
@@ -166,38 +167,128 @@ class FakeListener:
         return step, None
 
 
+class Script:
+    """What accept_loop() does as it follows a script, without a kernel and without a clock."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pauses: list[float] = []
+        self.accepted: list[Any] = []
+        self.now = 0.0
+        monkeypatch.setattr("anyio.sleep", self.sleep)
+        monkeypatch.setattr("anyio.wait_readable", self.wait_readable)
+        monkeypatch.setattr("anyio.current_time", lambda: self.now)
+
+    async def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += 0.3
+        await anyio.lowlevel.checkpoint()
+
+    async def wait_readable(self, _sock: Any) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    async def run(self, *steps: Any) -> None:
+        """Accept until the last step is reached."""
+        listener: Any = FakeListener(list(steps))
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(accept_loop, listener, self.accepted.append, logging.getLogger("test"))
+            while steps[-1] not in self.accepted:
+                await anyio.lowlevel.checkpoint()
+            tg.cancel_scope.cancel()
+
+
+def error(code: int) -> OSError:
+    return OSError(code, os.strerror(code))
+
+
 async def test_running_out_of_descriptors_is_sat_out_and_logged_once_a_second(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    exhausted = [
-        OSError(code, os.strerror(code))
-        for code in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED)
-    ]
-    listener: Any = FakeListener(["a", *exhausted, "b"])
-    pauses = []
-    now = 0.0
-
-    async def sleep(seconds: float) -> None:
-        nonlocal now
-        pauses.append(seconds)
-        now += 0.3
-        await anyio.lowlevel.checkpoint()
-
-    async def wait_readable(sock: Any) -> None:
-        await anyio.lowlevel.checkpoint()
-
-    monkeypatch.setattr("anyio.sleep", sleep)
-    monkeypatch.setattr("anyio.wait_readable", wait_readable)
-    monkeypatch.setattr("anyio.current_time", lambda: now)
-    accepted: list[Any] = []
-    async with anyio.create_task_group() as tg:
-        tg.start_soon(accept_loop, listener, accepted.append, logging.getLogger("test"))
-        while accepted != ["a", "b"]:
-            await anyio.lowlevel.checkpoint()
-        tg.cancel_scope.cancel()
-    assert pauses == [listening.PAUSE] * 5
+    codes = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC)
+    script = Script(monkeypatch)
+    await script.run("a", *map(error, codes), "b")
+    assert script.accepted == ["a", "b"]
+    assert script.pauses == [listening.PAUSE] * 5
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert "cannot accept connections for now" in caplog.text
+
+
+# What accept(2) of Linux names, and what no manual does.
+OF_ONE_CONNECTION = [
+    *("EPERM", "EACCES", "EPROTO", "ECONNABORTED", "ECONNRESET", "ENETDOWN", "ENETUNREACH"),
+    *("EHOSTDOWN", "EHOSTUNREACH", "ENONET", "ENOPROTOOPT", "EOPNOTSUPP", "ETIMEDOUT", "ENOSR"),
+    *("ESOCKTNOSUPPORT", "EPROTONOSUPPORT", "EIO", "EPIPE", "ENODEV"),
+]
+
+
+@pytest.mark.parametrize("name", OF_ONE_CONNECTION)
+async def test_what_the_kernel_says_of_one_connection_ends_only_that_one(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = Script(monkeypatch)
+    await script.run("a", error(getattr(errno, name)), "b")
+    assert script.accepted == ["a", "b"]
+    # Connections that fail must not keep others waiting for long.
+    assert script.pauses == [listening.SHORT_PAUSE]
+    assert os.strerror(getattr(errno, name)) in caplog.text
+
+
+@pytest.mark.parametrize("name", ["EBADF", "EINVAL", "ENOTSOCK", "EFAULT"])
+async def test_what_says_that_the_listening_socket_is_broken_is_raised(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = Script(monkeypatch)
+    code = getattr(errno, name)
+    listener: Any = FakeListener([error(code)])
+    with pytest.raises(OSError, match=os.strerror(code)):
+        await accept_loop(listener, script.accepted.append, logging.getLogger("test"))
+
+
+async def test_what_a_poll_reports_for_a_while_is_sat_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(monkeypatch)
+    failures = [error(errno.ENOSPC)]  # too many descriptors are watched by epoll
+
+    async def wait_readable(sock: Any) -> None:
+        await script.wait_readable(sock)
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr("anyio.wait_readable", wait_readable)
+    await script.run("a")
+    assert script.pauses == [listening.PAUSE]
+
+
+class FakeStreams:
+    """A listener of AnyIO whose serve() follows a script."""
+
+    def __init__(self, *script: Exception) -> None:
+        self.script = list(script)
+
+    async def serve(self, accepted: Any, task_group: Any) -> None:
+        await anyio.lowlevel.checkpoint()
+        raise self.script.pop(0)
+
+
+async def test_a_listener_of_anyio_is_served_on_after_what_passes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = Script(monkeypatch)
+    several = ExceptionGroup("two listeners", [error(errno.EPERM), error(errno.EMFILE)])
+    listener: Any = FakeStreams(error(errno.EMFILE), several, anyio.ClosedResourceError())
+    async with anyio.create_task_group() as tg:
+        with pytest.raises(anyio.ClosedResourceError):
+            await accept_streams(listener, script.sleep, tg, logging.getLogger("test"))  # type: ignore[arg-type]
+    assert script.pauses == [listening.PAUSE, listening.SHORT_PAUSE]
+    assert "cannot accept connections for now" in caplog.text
+
+
+@pytest.mark.parametrize("failure", [error(errno.EBADF), OSError("closed"), RuntimeError("bug")])
+async def test_a_listener_of_anyio_that_is_broken_is_told(failure: Exception) -> None:
+    for raised in (failure, ExceptionGroup("one listener", [failure])):
+        listener: Any = FakeStreams(raised)
+        async with anyio.create_task_group() as tg:
+            with pytest.raises(type(failure)) as caught:
+                await accept_streams(listener, anyio.sleep, tg, logging.getLogger("test"))  # type: ignore[arg-type]
+            assert caught.value is failure
 
 
 async def test_many_connections_at_once_give_others_their_turn(

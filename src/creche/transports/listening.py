@@ -7,19 +7,24 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import anyio
-from anyio.abc import SocketAttribute
+from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
 
 from creche.transports.sockets import named_error
 
-# The kernel is out of something for a while, or the client has gone again.
-_PASSING = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED, errno.EPROTO}
-)
+# Only these say that a listening socket is broken. Whatever else accept() reports passes, or is of
+# one connection: Linux passes on what the network has said of it, and a firewall may forbid it.
+_FATAL = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EFAULT})
+
+# The kernel is out of something, and will not have it back at once.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC})
 PAUSE = 0.1
+# After another error: what goes on for ever may not keep the event loop busy, and who makes
+# connections fail may not keep others waiting.
+SHORT_PAUSE = 0.001
 _LOG_INTERVAL = 1.0
 
 _PORT_ATTEMPTS = 8
@@ -181,7 +186,7 @@ async def accept_loop(
     """Accept connections until cancelled or closed, one in each turn of the event loop.
 
     `accepted` takes each and must not wait; it may return the seconds until the next is wanted.
-    Running out of descriptors or memory is logged once a second and sat out.
+    Whatever does not break the listening socket is logged once a second and sat out.
 
     Raises:
         OSError: the socket itself is broken.
@@ -189,18 +194,55 @@ async def accept_loop(
     sock.setblocking(False)
     warn = RareWarning(logger)
     while sock.fileno() != -1:  # it may be closed in a pause, in which nothing waits for it
-        await anyio.wait_readable(sock)
+        pause: float | None
         try:
-            pause = accepted(sock.accept()[0])
-            if pause:
-                await anyio.sleep(pause)
+            await anyio.wait_readable(sock)
+            client = sock.accept()[0]
         except (BlockingIOError, InterruptedError):
-            pass
+            continue
         except OSError as exc:
-            if exc.errno not in _PASSING:
+            pause = _pause_after(exc, warn)
+            if pause is None:
                 raise
-            warn("cannot accept connections for now: %s", exc)
-            await anyio.sleep(PAUSE)
+        else:
+            pause = accepted(client)
+        if pause:
+            await anyio.sleep(pause)
+
+
+async def accept_streams(
+    listener: Listener[ByteStream],
+    accepted: Callable[[ByteStream], Coroutine[Any, Any, None]],
+    task_group: TaskGroup,
+    logger: logging.Logger,
+) -> None:
+    """Serve a listener of AnyIO; otherwise as accept_loop().
+
+    Raises:
+        OSError: it is broken.
+    """
+    warn = RareWarning(logger)
+    while True:
+        try:
+            return await listener.serve(accepted, task_group)
+        except Exception as exc:
+            pause = _pause_after(_single(exc), warn)
+            if pause is None:
+                raise _single(exc) from None
+        await anyio.sleep(pause)
+
+
+def _single(exc: Exception) -> Exception:
+    """What happened to one of the listeners that a listener may consist of."""
+    return _single(exc.exceptions[0]) if isinstance(exc, ExceptionGroup) else exc
+
+
+def _pause_after(exc: Exception, warn: RareWarning) -> float | None:
+    """The seconds after which accepting is of use again; None where it will never be."""
+    if not isinstance(exc, OSError) or exc.errno is None or exc.errno in _FATAL:
+        return None
+    warn("cannot accept connections for now: %s", exc)
+    return PAUSE if exc.errno in _EXHAUSTED else SHORT_PAUSE
 
 
 def close_listening(sock: socket.socket) -> None:
