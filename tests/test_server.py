@@ -84,6 +84,25 @@ async def test_the_url_connects_to_the_server(host: str | None, name: str) -> No
             assert await ws.receive() == "x"
 
 
+async def test_localhost_is_served_where_its_ipv6_address_cannot_be_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = anyio.getaddrinfo
+
+    async def getaddrinfo(host: Any, port: Any, **options: Any) -> Any:
+        # As in a container without IPv6, whose resolver does not know that.
+        found = await real("127.0.0.1", port, **options)
+        return [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", port)), *found]
+
+    monkeypatch.setattr("anyio.getaddrinfo", getaddrinfo)
+    async with creche.serving(echo, "localhost") as server:
+        [(host, port)] = server.addresses
+        assert host == "127.0.0.1"
+        async with creche.connect(f"ws://127.0.0.1:{port}/", proxy=None) as ws:
+            await ws.send("x")
+            assert await ws.receive() == "x"
+
+
 @pytest.mark.parametrize("listens", [False, True])
 @pytest.mark.feature("listen_sockets")
 async def test_bound_sockets_are_served_and_closed(listens: bool) -> None:

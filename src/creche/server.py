@@ -85,7 +85,8 @@ async def serve(
     Args:
         handler: a coroutine function that takes a WebSocket, or what deciding() makes of one that
             takes the request.
-        host: a name or an address to listen on; None for every interface.
+        host: a name or an address to listen on; None for every interface. Of several addresses
+            of a name those are passed over that this machine does not have.
         port: the TCP port; 0 for a free one.
         options: see ServerOptions.
 
@@ -113,7 +114,11 @@ async def serving(
     sockets = settings["sockets"]
     if sockets is None:
         sockets = await bind_tcp(
-            host, port, backlog=settings["backlog"], reuse_port=settings["reuse_port"]
+            host,
+            port,
+            backlog=settings["backlog"],
+            reuse_port=settings["reuse_port"],
+            logger=settings["logger"],
         )
     elif host is not None or port != 0:
         raise TypeError("sockets: host and port cannot be given beside bound sockets")

@@ -82,16 +82,83 @@ async def test_another_port_is_tried_if_the_first_free_one_is_taken_elsewhere(
     assert count_descriptors() == before
 
 
-async def test_a_family_that_the_kernel_lacks_is_passed_over(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def localhost(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[int, Any]) -> None:
+    """Any name has these addresses, and 127.0.0.1."""
+
     async def getaddrinfo(*args: Any, **options: Any) -> Any:
-        return [(255, 0, 0, "", ("x", 0)), (socket.AF_INET, 0, 0, "", ("127.0.0.1", 0))]
+        both = [*addresses, (socket.AF_INET, ("127.0.0.1", 0))]
+        return [(family, 0, 0, "", address) for family, address in both]
 
     monkeypatch.setattr("anyio.getaddrinfo", getaddrinfo)
-    sockets = await bind_tcp("localhost", 0)
+
+
+UNAVAILABLE = {
+    "no such family": (255, ("x", 0)),
+    "an address of another machine": (socket.AF_INET, ("203.0.113.1", 0)),
+    "IPv6 of another machine": (socket.AF_INET6, ("2001:db8::1", 0)),
+    "a link without its interface": (socket.AF_INET6, ("fe80::1", 0)),
+}
+
+
+@pytest.mark.parametrize("name", UNAVAILABLE)
+async def test_of_several_addresses_those_that_are_not_here_are_passed_over(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    localhost(monkeypatch, UNAVAILABLE[name])
+    before = count_descriptors()
+    sockets = await bind_tcp("localhost", 0, logger=logging.getLogger("test"))
     assert [listening_address(sock)[0] for sock in sockets] == ["127.0.0.1"]
     close_all(sockets)
+    [record] = caplog.records
+    assert "listening on the other addresses of localhost" in record.message
+    assert count_descriptors() == before
+
+
+async def test_where_no_address_is_here_the_error_names_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake_addresses(monkeypatch, "203.0.113.1", "203.0.113.2")
+    before = count_descriptors()
+    with pytest.raises(OSError, match=r"cannot listen on 203\.0\.113\.1 port 7") as caught:
+        await bind_tcp("elsewhere.example", 7)
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+    fake_addresses(monkeypatch)
+    with pytest.raises(OSError, match=r"cannot resolve nowhere\.example"):
+        await bind_tcp("nowhere.example", 7)
+    assert count_descriptors() == before
+
+
+async def test_an_address_that_is_here_and_taken_is_never_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Clients would come to whoever has taken it.
+    with socket.create_server(("127.0.0.2", 0)) as taken:
+        localhost(monkeypatch, (socket.AF_INET, ("127.0.0.2", 0)))
+        before = count_descriptors()
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=rf"cannot listen on 127\.0\.0\.2 port {port}"):
+            await bind_tcp("localhost", port)
+        assert count_descriptors() == before
+
+
+async def test_running_out_of_descriptors_is_no_reason_to_pass_an_address_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    localhost(monkeypatch, (socket.AF_INET, ("127.0.0.2", 0)))
+
+    class Exhausted:
+        """The module socket, without a socket."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(socket, name)
+
+        def socket(self, family: int, kind: int) -> socket.socket:
+            raise error(errno.EMFILE)
+
+    monkeypatch.setattr(listening, "socket", Exhausted())
+    with pytest.raises(OSError, match=r"127\.0\.0\.2 port 0: Too many open files"):
+        await bind_tcp("localhost", 0)
 
 
 async def test_a_port_that_is_taken_is_named_and_shared_only_if_asked_for() -> None:
@@ -106,8 +173,10 @@ async def test_a_port_that_is_taken_is_named_and_shared_only_if_asked_for() -> N
 
 
 async def test_a_host_that_cannot_be_resolved_is_named() -> None:
-    with pytest.raises(OSError, match=r"cannot resolve no-such-host\.invalid"):
-        await bind_tcp("no-such-host.invalid", 0)
+    for host in ("no-such-host.invalid", "ü" * 70, "a\0b"):
+        with pytest.raises(OSError, match="cannot resolve") as caught:
+            await bind_tcp(host, 0)
+        assert host.partition("\0")[0] in str(caught.value)
 
 
 async def test_a_unix_socket_has_its_mode_and_replaces_a_stale_one(unix_path: Path) -> None:

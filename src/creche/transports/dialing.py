@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import ssl
@@ -14,14 +13,13 @@ from anyio.streams.tls import TLSStream
 
 from creche.transports.base import Transport
 from creche.transports.callback_sockets import CallbackSocketTransport
+from creche.transports.resolving import Address, resolve
 from creche.transports.sockets import SocketTransport, named_error, retry
 from creche.transports.streams import StreamTransport, TransportStream
 from creche.transports.tls import TLSSocket
 
 # The next address is tried after so long, or when the last one has failed (RFC 8305 5).
 ATTEMPT_DELAY = 0.25
-
-_Address = tuple[int, Any]
 
 
 async def dial_tcp(
@@ -38,13 +36,7 @@ async def dial_tcp(
     Raises:
         OSError: the name cannot be resolved, or no address answers; it names the host.
     """
-    try:
-        found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as exc:
-        raise named_error(exc, f"cannot resolve {host}") from None
-    except UnicodeError:
-        raise OSError(errno.EINVAL, f"cannot resolve {host!r}: it is not a host name") from None
-    addresses = interleave([(family, address) for family, _, _, _, address in found])
+    addresses = interleave(await resolve(host, port))
     winner: socket.socket | None = None
     errors: list[OSError] = []
 
@@ -85,7 +77,7 @@ async def dial_tcp(
     return winner
 
 
-def interleave(addresses: Sequence[_Address]) -> list[_Address]:
+def interleave(addresses: Sequence[Address]) -> list[Address]:
     """Put the families in turn, the resolver's first one first (RFC 8305 4)."""
     first = addresses[0][0]
     ours = [address for address in addresses if address[0] == first]

@@ -7,12 +7,14 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import anyio
 from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
 
+from creche.transports.resolving import Address, resolve
 from creche.transports.sockets import named_error
 
 # Only these say that a listening socket is broken. Whatever else accept() reports passes, or is of
@@ -30,71 +32,114 @@ _LOG_INTERVAL = 1.0
 _PORT_ATTEMPTS = 8
 
 
+# An address that this machine does not have: IPv6 in many containers, though names lead to it.
+_NOT_HERE = frozenset(
+    {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENETUNREACH, errno.ENODEV, errno.EINVAL}
+)
+
+
 async def bind_tcp(
-    host: str | None, port: int, *, backlog: int = 1024, reuse_port: bool = False
+    host: str | None,
+    port: int,
+    *,
+    backlog: int = 1024,
+    reuse_port: bool = False,
+    logger: logging.Logger | None = None,
 ) -> list[socket.socket]:
-    """Listen on every address of `host`, on one and the same port.
+    """Listen on every address of `host` that this machine has, on one and the same port.
 
     Args:
         host: a name or an address; None or "" for every interface, IPv4 and IPv6.
         port: the TCP port; 0 for a free one.
         backlog: connections that the kernel keeps until they are accepted.
         reuse_port: whether other processes may listen on the same port.
+        logger: is told of the addresses that it does not have.
 
     Raises:
-        OSError: the name cannot be resolved or an address not be bound; it names them.
+        OSError: the name cannot be resolved, this machine has none of its addresses, or one cannot
+            be bound, since it is taken for example; it names them.
     """
-    try:
-        found = await anyio.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-    except OSError as exc:
-        raise named_error(exc, f"cannot resolve {host}") from None
-    addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+    addresses = list(dict.fromkeys(await resolve(host, port, passive=True)))
     attempts = 0
     while True:
         try:
-            return _bind_all(addresses, port, backlog, reuse_port)
+            sockets, passed_over = _bind_all(addresses, port, backlog, reuse_port)
         except OSError as exc:
             # A free port of the first address may be taken at the second one.
             attempts += 1
             if port != 0 or exc.errno != errno.EADDRINUSE or attempts == _PORT_ATTEMPTS:
                 raise
+        else:
+            if logger is not None:
+                for why in passed_over:
+                    logger.info("%s; listening on the other addresses of %s", why, host)
+            return sockets
 
 
 def _bind_all(
-    addresses: Sequence[tuple[int, Any]], port: int, backlog: int, reuse_port: bool
-) -> list[socket.socket]:
+    addresses: Sequence[Address], port: int, backlog: int, reuse_port: bool
+) -> tuple[list[socket.socket], list[OSError]]:
+    """The sockets, and why there is none for others of the addresses."""
     sockets: list[socket.socket] = []
+    passed_over: list[OSError] = []
     try:
         for family, address in addresses:
+            here = (address[0], port, *address[2:])
             try:
-                sock = socket.socket(family, socket.SOCK_STREAM)
-            except OSError:
-                continue  # a kernel without IPv6
-            sockets.append(sock)
-            _bind(sock, (address[0], port, *address[2:]), backlog, reuse_port)
-            port = sock.getsockname()[1]
+                with _closed_on_error(_new_socket(family, here)) as sock:
+                    _bind(sock, here, backlog, reuse_port)
+            except OSError as exc:
+                if exc.errno not in _NOT_HERE:
+                    raise
+                passed_over.append(exc)
+            else:
+                sockets.append(sock)
+                port = sock.getsockname()[1]
+        if not sockets:
+            raise passed_over.pop(0)
     except BaseException:
         for sock in sockets:
             sock.close()
         raise
-    return sockets
+    return sockets, passed_over
+
+
+@contextmanager
+def _closed_on_error(sock: socket.socket) -> Iterator[socket.socket]:
+    try:
+        yield sock
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _new_socket(family: int, address: Any) -> socket.socket:
+    try:
+        return socket.socket(family, socket.SOCK_STREAM)
+    except OSError as exc:
+        if exc.errno not in _EXHAUSTED:
+            # A kernel without IPv6, or one that does not let us use it, has many words for it.
+            exc = OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        raise named_error(exc, _cannot_listen(address)) from None
+
+
+def _cannot_listen(address: Any) -> str:
+    return f"cannot listen on {address[0]} port {address[1]}"
 
 
 def _bind(sock: socket.socket, address: Any, backlog: int, reuse_port: bool) -> None:
-    if os.name == "posix":  # pragma: no branch - Windows would let two servers share a port
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if reuse_port:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    if sock.family == socket.AF_INET6:
-        # IPv4 has a socket of its own.
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     try:
+        if os.name == "posix":  # pragma: no branch - Windows would let two servers share a port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if sock.family == socket.AF_INET6:
+            # IPv4 has a socket of its own.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
         sock.listen(backlog)
     except OSError as exc:
-        raise named_error(exc, f"cannot listen on {address[0]} port {address[1]}") from None
+        raise named_error(exc, _cannot_listen(address)) from None
 
 
 def listen_on(sockets: Sequence[socket.socket], backlog: int) -> None:
