@@ -506,8 +506,10 @@ async def test_a_socket_that_cannot_listen_is_told_and_stays_the_callers() -> No
 async def test_a_socket_that_has_tls_already_is_told_and_stays_the_callers(
     server_tls: ssl.SSLContext,
 ) -> None:
-    plain = socket.create_server(("127.0.0.1", 0))
-    with server_tls.wrap_socket(plain, server_side=True) as sock:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as plain,
+        server_tls.wrap_socket(socket.create_server(("127.0.0.1", 0)), server_side=True) as sock,
+    ):
         with pytest.raises(TypeError, match=r"sockets\[0\] must be a plain socket.*say ssl"):
             await creche.serve(echo, sockets=[sock])
         with pytest.raises(TypeError, match=r"sockets\[1\] must be socket, not str"):

@@ -11,6 +11,7 @@ from typing import Unpack
 import anyio
 from anyio.abc import ByteStream
 
+from creche.addresses import check_unix_path
 from creche.background import Background
 from creche.opening import ask
 from creche.options import ClientHandshakeOptions, ClientOptions, client_options
@@ -86,9 +87,14 @@ class TCPWay(Way):
 
 
 class UnixWay(Way):
-    """To a Unix socket, which stands for one origin."""
+    """To a Unix socket, which stands for one origin.
+
+    Raises:
+        TypeError, ValueError: no socket can be at this path.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        check_unix_path(path)
         self._path = path
 
     async def open(self, target: URI, options: ClientOptions) -> Transport:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, cast
 
 from creche._version import __version__
+from creche.addresses import check_host, check_ip_address, check_port
 from creche.protocol.deflate import PerMessageDeflate
 from creche.protocol.extensions import ExtensionFactory, check_extensions
 from creche.protocol.forwarding import check_trusted_proxies
@@ -122,7 +123,7 @@ class ClientOptions(ClientHandshakeOptions, total=False):
     port: int | None
     """Connect to this port instead of the URI's. Default None."""
     local_address: str | None
-    """The address to connect from. Default None."""
+    """The IP address to connect from. Default None."""
     max_redirects: int
     """How often to follow the redirects of servers; 0 for not at all. Default 10."""
     proxy: str | bool | None
@@ -289,6 +290,9 @@ SERVER_DEFAULTS: ServerOptions = {
     "reuse_port": False,
 }
 
+# listen() takes an int of C; the kernel has a limit of its own, far below.
+_MOST_BACKLOG = 2**31 - 1
+
 # The part of ping_interval and ping_timeout in a stall_timeout, where they are turned off.
 _PING_SECONDS = 20.0
 
@@ -315,6 +319,18 @@ def _count_or_zero(name: str, value: object) -> None:
     _count(name, value, 0)
 
 
+def _reuse_port(name: str, value: object) -> None:
+    _instance(bool)(name, value)
+    if value and not hasattr(socket, "SO_REUSEPORT"):
+        raise ValueError(f"{name}: this system does not let two processes share a port")
+
+
+def _backlog(name: str, value: object) -> None:
+    _count(name, value)
+    if cast(int, value) > _MOST_BACKLOG:
+        raise ValueError(f"{name} must be at most {_MOST_BACKLOG}")
+
+
 def _proxy(name: str, value: object) -> None:
     _instance(str, bool)(name, value)
     if isinstance(value, str):
@@ -339,11 +355,16 @@ def _plain_socket(name: str, value: object) -> None:
     _instance(socket.socket)(name, value)
     if isinstance(value, ssl_module.SSLSocket):
         raise TypeError(f"{name} must be a plain socket, not an SSLSocket; say ssl instead")
+    if cast(socket.socket, value).fileno() == -1:
+        raise ValueError(f"{name} is closed")
 
 
 def _plain_sockets(name: str, value: object) -> None:
     _instance(list, tuple)(name, value)
-    for number, sock in enumerate(cast(Sequence[object], value)):
+    sockets = cast(Sequence[object], value)
+    if not sockets:
+        raise ValueError(f"{name} is empty: a server has to listen somewhere")
+    for number, sock in enumerate(sockets):
         _plain_socket(f"{name}[{number}]", sock)
 
 
@@ -391,15 +412,15 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "additional_headers": _named_already(lambda value: Headers(value or ())),
     "user_agent_header": _or_none(_header_value),
     "ssl": _or_none(_instance(ssl_module.SSLContext, bool)),
-    "server_hostname": _or_none(_instance(str)),
+    "server_hostname": _or_none(check_host),
     "sock": _or_none(_plain_socket),
-    "host": _or_none(_instance(str)),
-    "port": _or_none(_count),
-    "local_address": _or_none(_instance(str)),
+    "host": _or_none(check_host),
+    "port": _or_none(check_port),
+    "local_address": _or_none(check_ip_address),
     "max_redirects": _count_or_zero,
     "proxy": _or_none(_proxy),
     "proxy_ssl": _or_none(_instance(ssl_module.SSLContext)),
-    "proxy_server_hostname": _or_none(_instance(str)),
+    "proxy_server_hostname": _or_none(check_host),
     "initial_delay": _seconds,
     "max_delay": _seconds,
     "stable_after": _seconds,
@@ -420,8 +441,8 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "max_lifetime": _or_none(_seconds),
     "max_buffered_bytes": _or_none(_count),
     "sockets": _or_none(_plain_sockets),
-    "backlog": _count,
-    "reuse_port": _instance(bool),
+    "backlog": _backlog,
+    "reuse_port": _reuse_port,
 }
 
 

@@ -16,6 +16,7 @@ import anyio
 from anyio import TaskHandle
 from anyio.abc import ByteStream, Listener, TaskStatus
 
+from creche.addresses import check_listening, check_mode, check_unix_path
 from creche.background import NEVER, Background, Timer, is_cancelled
 from creche.deciding import Decider, DecidingHandler, PendingRequest
 from creche.exceptions import ConnectionClosedError, HandshakeError
@@ -110,7 +111,9 @@ async def serving(
 
     Leaving it shuts the server down. Arguments and exceptions are those of serve().
     """
+    _check_handler(handler)
     settings = server_options(options)
+    check_listening(host, port)
     sockets = settings["sockets"]
     if sockets is None:
         sockets = await bind_tcp(
@@ -148,6 +151,10 @@ async def serve_unix(
     Raises:
         OSError: the path is taken, or cannot be made.
     """
+    _check_handler(handler)
+    check_unix_path(path, listening=True)
+    if mode is not None:
+        check_mode(mode)
     settings = server_options(options)
     sock = bind_unix(path, mode=mode, backlog=settings["backlog"])
     made = identity(path)
@@ -174,6 +181,7 @@ async def serve_listener(
         listener: what accepts byte streams; it is closed at the end.
         options: see ListenerOptions.
     """
+    _check_handler(handler)
     settings = server_options(options)
     async with listener, _running(handler, settings, [], None) as server:
         server.add_listener(listener)
@@ -774,8 +782,6 @@ async def _running(
 ) -> AsyncIterator[Server]:
     """A server that runs while the body does."""
     try:
-        if not callable(handler) and not isinstance(handler, DecidingHandler):
-            raise TypeError(f"handler must be callable, not {type(handler).__name__}")
         _resolve_hosts(options, sockets)
         async with Background(options["max_buffered_bytes"], polling=True) as background:
             server = Server(handler, options, background, sockets, host)
@@ -787,6 +793,11 @@ async def _running(
     finally:
         for sock in sockets:
             sock.close()
+
+
+def _check_handler(handler: object) -> None:
+    if not callable(handler) and not isinstance(handler, DecidingHandler):
+        raise TypeError(f"handler must be callable, not {type(handler).__name__}")
 
 
 def _resolve_hosts(options: ServerHandshakeOptions, sockets: Sequence[socket.socket]) -> None:

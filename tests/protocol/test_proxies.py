@@ -45,6 +45,9 @@ TOO_LONG = "the user or the password of the proxy is too long for SOCKS"
         ("http://proxy.example/?query", NO_PATH),
         ("http://proxy.example:port", "cannot be parsed"),
         ("http://[::1", "cannot be parsed"),
+        ("http://proxy.example:65536", "cannot be parsed"),
+        ("http://proxy.example:0", "the URI of the proxy has port 0, which is none"),
+        ("socks5://proxy.example:0", "the URI of the proxy has port 0, which is none"),
         ("http://a%3Ab:c@proxy.example", "the user of the proxy has a colon, which HTTP forbids"),
         (f"socks5://{'u' * 256}:secret@proxy.example", TOO_LONG),
         (f"socks5h://user:{'secret' * 50}@proxy.example", TOO_LONG),
@@ -99,6 +102,11 @@ def test_the_request_for_a_tunnel() -> None:
     assert plain.request_bytes() == (
         b"CONNECT server.example:443 HTTP/1.1\r\nHost: server.example:443\r\n\r\n"
     )
+
+
+def test_the_target_of_a_tunnel_is_named_as_the_domain_name_system_does() -> None:
+    handshake = ConnectHandshake(parse_proxy("http://proxy.example"), "bücher.example", 443)
+    assert handshake.request_bytes().startswith(b"CONNECT xn--bcher-kva.example:443 HTTP/1.1\r\n")
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,8 @@ def test_a_redirect_without_a_location_is_none() -> None:
         ("wss://a.example/", "http://a.example/", "from wss to ws"),
         ("ws://a.example/", "ftp://a.example/", "to a URI that must begin with ws"),
         ("ws://a.example/", "ws:///b", "to a URI that has no host"),
+        ("ws://a.example/", "//b.example:0/", "to a URI that has port 0"),
+        ("ws://a.example/", "//b.example:65616/", "to what is not a URI|cannot be parsed"),
         ("ws://a.example/", "//[b", "to what is not a URI"),
     ],
 )

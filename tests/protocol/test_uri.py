@@ -49,6 +49,7 @@ def test_a_user_becomes_an_authorization(userinfo: str, credentials: bytes) -> N
         ("ws:///path", "has no host"),
         ("ws://host:port/", "cannot be parsed"),
         ("ws://host:70000/", "cannot be parsed"),
+        ("ws://host:0/", "has port 0, which is none"),
         ("ws://[::1/", "cannot be parsed"),
         ("ws://host/a b", "has a space or a control character"),
         ("ws://host/a\x7fb", "has a space or a control character"),

@@ -72,6 +72,8 @@ def parse_proxy(uri: str) -> Proxy:
         )
     if not host:
         raise InvalidProxy("the URI of the proxy has no host")
+    if port == 0:
+        raise InvalidProxy("the URI of the proxy has port 0, which is none")
     if not is_unicode(uri):
         raise InvalidProxy("the URI of the proxy has a lone surrogate, which is no character")
     try:
@@ -113,7 +115,7 @@ class ConnectHandshake:
         user_agent_header: str | None = None,
         max_header_bytes: int = 2**14,
     ) -> None:
-        self._target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._target = f"[{host}]:{port}" if ":" in host else f"{encode_host(host)}:{port}"
         self._headers = Headers([("Host", self._target)])
         if proxy.user is not None:
             authorization = basic_authorization(proxy.user, proxy.password)

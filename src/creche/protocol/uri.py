@@ -97,6 +97,8 @@ def parse_uri(uri: str) -> URI:
         host = encode_host(parts.hostname)
     except UnicodeError:
         raise InvalidURI(uri, "has a host that is not a domain name") from None
+    if port == 0:
+        raise InvalidURI(uri, "has port 0, which is none")
     resource = quote(parts.path or "/", safe=_SAFE)
     if "?" in uri:
         resource += "?" + quote(parts.query, safe=_SAFE)
