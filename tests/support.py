@@ -8,8 +8,8 @@ import os
 import resource
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -418,6 +418,20 @@ class BlockingClient:
             self.connection.outbox.clear()
 
 
+@contextmanager
+def filled(path: Path) -> Iterator[None]:
+    """Clients of a Unix socket as many as wait there to be accepted."""
+    with ExitStack() as stack:
+        while True:
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            try:
+                client.connect(str(path))
+            except BlockingIOError:
+                break
+        yield
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as sock:
@@ -439,6 +453,7 @@ __all__ = [
     "count_tasks",
     "echo",
     "echo_over",
+    "filled",
     "free_port",
     "make_tls",
     "open_socket",

@@ -5,7 +5,8 @@ import os
 import socket
 import ssl
 import stat
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,36 @@ async def test_a_unix_socket_is_served_with_its_mode_and_removed(unix_path: Path
             assert ws.extra(SocketAttribute.remote_address) == str(unix_path)
         await server.shutdown()
     assert not unix_path.exists()
+
+
+@contextmanager
+def without_rights(directory: Path) -> Iterator[None]:
+    """As a process that may do nothing in this directory any more."""
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+    else:
+        directory.chmod(0)
+        try:
+            yield
+        finally:
+            directory.chmod(0o700)
+
+
+async def test_a_server_that_has_dropped_its_rights_shuts_down_cleanly(
+    unix_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with anyio.create_task_group() as tg:
+        server = await tg.start(creche.serve_unix, echo, unix_path)
+        with without_rights(unix_path.parent):
+            await server.shutdown()
+            await until(lambda: caplog.records)
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.message == f"cannot remove {unix_path}: Permission denied"
 
 
 @pytest.mark.feature("any_listener")

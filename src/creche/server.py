@@ -42,16 +42,15 @@ from creche.transports.base import Transport
 from creche.transports.dialing import open_transport
 from creche.transports.listening import (
     RareWarning,
+    UnixPath,
     accept_loop,
     accept_streams,
     bind_tcp,
     bind_unix,
     close_listening,
-    identity,
     listen_on,
     listener_address,
     listening_address,
-    remove_unix,
 )
 from creche.transports.streams import StreamTransport, TrioStream
 from creche.websocket import Handler, WebSocket
@@ -144,7 +143,7 @@ async def serve_unix(
     Args:
         handler: a coroutine function that takes a WebSocket, or what deciding() makes of one that
             takes the request.
-        path: where to listen; it is removed at the end.
+        path: where to listen; it is removed at the end, if this process still may do so then.
         mode: the socket's permissions, such as 0o660; None for what the umask leaves.
         options: see ServerOptions.
 
@@ -156,14 +155,14 @@ async def serve_unix(
     if mode is not None:
         check_mode(mode)
     settings = server_options(options)
-    sock = bind_unix(path, mode=mode, backlog=settings["backlog"])
-    made = identity(path)
-    try:
-        async with _running(handler, settings, [sock], None) as server:
-            task_status.started(server)
-            await server.wait_stopped()
-    finally:
-        remove_unix(path, made)
+    with bind_unix(path, mode=mode, backlog=settings["backlog"]) as sock:
+        made = UnixPath(path)
+        try:
+            async with _running(handler, settings, [sock], None) as server:
+                task_status.started(server)
+                await server.wait_stopped()
+        finally:
+            made.remove(settings["logger"])
 
 
 async def serve_listener(

@@ -20,8 +20,9 @@ from creche.transports.dialing import (
     interleave,
     open_transport,
 )
+from creche.transports.listening import bind_unix
 from creche.transports.sockets import named_error
-from support import cancelled_once, count_descriptors, free_port
+from support import cancelled_once, count_descriptors, filled, free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -184,6 +185,40 @@ async def test_a_unix_socket_is_connected_to_or_named(unix_path: Path) -> None:
         sock = await dial_unix(unix_path)
         assert sock.getpeername() == str(unix_path)
         sock.close()
+
+
+async def test_a_unix_socket_without_room_is_asked_again_until_there_is(
+    unix_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 9:
+            full.accept()[0].close()
+        await anyio.lowlevel.checkpoint()
+
+    monkeypatch.setattr("anyio.sleep", sleep)
+    before = count_descriptors()
+    with bind_unix(unix_path, backlog=1) as full, filled(unix_path):
+        sock = await dial_unix(unix_path)
+        assert sock.getpeername() == str(unix_path)
+        sock.close()
+    assert pauses == [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.05, 0.05, 0.05]
+    assert count_descriptors() == before
+
+
+async def test_a_connection_that_the_kernel_does_not_begin_is_not_taken_for_one(
+    monkeypatch: pytest.MonkeyPatch, port: int
+) -> None:
+    def connect(sock: socket.socket, address: Any) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    before = count_descriptors()
+    with pytest.raises(BlockingIOError, match=f"cannot connect to 127.0.0.1 port {port}"):
+        await dial_tcp("127.0.0.1", port)
+    assert count_descriptors() == before
 
 
 async def test_tls_sends_the_name_and_verifies_the_server(

@@ -13,16 +13,15 @@ import pytest
 
 from creche.transports import listening
 from creche.transports.listening import (
+    UnixPath,
     accept_loop,
     accept_streams,
     bind_tcp,
     bind_unix,
     close_listening,
-    identity,
     listening_address,
-    remove_unix,
 )
-from support import count_descriptors, free_port, until
+from support import count_descriptors, filled, free_port, until
 
 pytestmark = pytest.mark.anyio
 
@@ -204,14 +203,92 @@ async def test_a_file_is_never_replaced_by_a_unix_socket(unix_path: Path) -> Non
 
 
 async def test_only_our_own_unix_socket_is_removed(unix_path: Path) -> None:
-    sock = bind_unix(unix_path)
-    made = identity(unix_path)
-    remove_unix(unix_path, (0, 0))
-    assert unix_path.exists()
-    remove_unix(unix_path, made)
+    logger = logging.getLogger("test")
+    with bind_unix(unix_path):
+        ours = UnixPath(unix_path)
+        ours.remove(logger)
+        assert not unix_path.exists()
+        ours.remove(logger)
+        with bind_unix(unix_path):
+            ours.remove(logger)
+            assert unix_path.exists()
+            again = UnixPath(unix_path)
+            os.utime(unix_path, ns=(0, 0))  # one with the same number, made at another time
+            again.remove(logger)
+            assert unix_path.exists()
+
+
+async def test_a_path_is_removed_wherever_the_process_has_gone(
+    unix_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(unix_path.parent)
+    with bind_unix(unix_path.name):
+        ours = UnixPath(unix_path.name)
+        monkeypatch.chdir("/")
+        ours.remove(logging.getLogger("test"))
     assert not unix_path.exists()
-    remove_unix(unix_path, made)
-    sock.close()
+
+
+async def test_a_path_that_cannot_be_removed_is_logged(
+    unix_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unlink(path: str) -> None:
+        raise error(errno.EACCES)
+
+    with bind_unix(unix_path):
+        ours = UnixPath(unix_path)
+        with monkeypatch.context() as patch:
+            patch.setattr("os.unlink", unlink)
+            ours.remove(logging.getLogger("test"))
+    [record] = caplog.records
+    assert record.message == f"cannot remove {unix_path}: Permission denied"
+
+
+async def test_a_path_is_not_left_behind_where_its_mode_cannot_be_set(
+    unix_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chmod(path: str, mode: int) -> None:
+        raise error(errno.EPERM)
+
+    monkeypatch.setattr("os.chmod", chmod)
+    before = count_descriptors()
+    with pytest.raises(PermissionError, match=str(unix_path)):
+        bind_unix(unix_path, mode=0o600)
+    assert not unix_path.exists()
+    assert count_descriptors() == before
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
+async def test_a_socket_that_somebody_has_bound_is_taken_though_nobody_listens(
+    kind: socket.SocketKind, unix_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, kind) as bound:
+        bound.bind(str(unix_path))
+        made = os.stat(unix_path).st_ino
+        with pytest.raises(OSError, match=str(unix_path)) as caught:
+            bind_unix(unix_path)
+        assert caught.value.errno == errno.EADDRINUSE
+        assert os.stat(unix_path).st_ino == made
+    bind_unix(unix_path).close()
+
+
+async def test_a_path_whose_queue_is_full_is_taken_and_nobody_waits_to_find_out(
+    unix_path: Path,
+) -> None:
+    with bind_unix(unix_path, backlog=1) as full, filled(unix_path):
+        full.settimeout(0)
+        with pytest.raises(OSError, match=str(unix_path)) as caught:
+            bind_unix(unix_path)  # synchronous: nothing would end it while it blocks
+        assert caught.value.errno == errno.EADDRINUSE
+
+
+async def test_who_looks_whether_a_path_is_taken_is_no_client(unix_path: Path) -> None:
+    with bind_unix(unix_path) as sock:
+        sock.setblocking(False)
+        with pytest.raises(OSError, match=str(unix_path)):
+            bind_unix(unix_path)
+        with pytest.raises(BlockingIOError):
+            sock.accept()
 
 
 class FakeListener:

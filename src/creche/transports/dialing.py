@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
@@ -20,6 +21,9 @@ from creche.transports.tls import TLSSocket
 
 # The next address is tried after so long, or when the last one has failed (RFC 8305 5).
 ATTEMPT_DELAY = 0.25
+
+# A Unix socket that has no room for another client is asked again after so long.
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05
 
 
 async def dial_tcp(
@@ -97,7 +101,10 @@ async def _connect(family: int, address: Any, local_address: str | None) -> sock
             sock.bind((local_address, 0))
         try:
             sock.connect(address)
-        except (BlockingIOError, InterruptedError):
+        except (BlockingIOError, InterruptedError) as exc:
+            # Linux has no port left for it, or no room: nothing is under way that could be awaited.
+            if exc.errno == errno.EAGAIN:
+                raise
             await anyio.wait_writable(sock)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
@@ -109,15 +116,21 @@ async def _connect(family: int, address: Any, local_address: str | None) -> sock
 
 
 async def dial_unix(path: str | os.PathLike[str]) -> socket.socket:
-    """Connect to a Unix socket.
+    """Connect to a Unix socket, as soon as there is room among those that wait to be accepted.
 
     Raises:
         OSError: nobody listens there; it names the path.
     """
-    try:
-        return await _connect(socket.AF_UNIX, os.fspath(path), None)
-    except OSError as exc:
-        raise named_error(exc, f"cannot connect to {os.fspath(path)}") from None
+    pause = _SHORTEST_PAUSE
+    while True:
+        try:
+            return await _connect(socket.AF_UNIX, os.fspath(path), None)
+        except BlockingIOError:
+            pass  # no poll tells when there is room
+        except OSError as exc:
+            raise named_error(exc, f"cannot connect to {os.fspath(path)}") from None
+        await anyio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 async def open_transport(

@@ -158,7 +158,7 @@ def listen_on(sockets: Sequence[socket.socket], backlog: int) -> None:
 def bind_unix(
     path: str | os.PathLike[str], *, mode: int | None = None, backlog: int = 1024
 ) -> socket.socket:
-    """Listen on a Unix socket. A socket that nobody listens on any more is replaced.
+    """Listen on a Unix socket. One that its process has left behind is replaced.
 
     Args:
         path: where to make the socket.
@@ -169,16 +169,19 @@ def bind_unix(
         OSError: the path is taken, or cannot be made; it names the path.
     """
     name = os.fspath(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        _remove_stale(name)
-        sock.bind(name)
-        if mode is not None:
-            os.chmod(name, mode)
-        sock.listen(backlog)
-    except OSError as exc:
-        sock.close()
-        raise named_error(exc, f"cannot listen on {name}") from None
+    made = False
+    with _closed_on_error(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
+        try:
+            _remove_stale(name)
+            sock.bind(name)
+            made = True
+            if mode is not None:
+                os.chmod(name, mode)
+            sock.listen(backlog)
+        except OSError as exc:
+            if made:
+                os.unlink(name)
+            raise named_error(exc, f"cannot listen on {name}") from None
     return sock
 
 
@@ -189,26 +192,42 @@ def _remove_stale(name: str) -> None:
             return
     except FileNotFoundError:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    # A stream that is connected may have to wait for room, would be a client to whoever listens,
+    # and is refused by who does not listen yet. A datagram socket has nothing to do with any of
+    # that: the kernel refuses it where no socket is bound any more, and otherwise finds it to be of
+    # the wrong kind.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(name)
         except ConnectionRefusedError:
             os.unlink(name)
+        except OSError:
+            pass  # whatever it is, it is there, which bind() will say
 
 
-def identity(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """What tells a file from another of the same name."""
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
+class UnixPath:
+    """The path of a Unix socket that we have made."""
 
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = os.path.abspath(path)  # a daemon may go elsewhere
+        self._made = self._identity()
 
-def remove_unix(path: str | os.PathLike[str], made: tuple[int, int]) -> None:
-    """Remove the path of a Unix socket, unless another process has made it anew."""
-    try:
-        if identity(path) == made:
-            os.unlink(path)
-    except FileNotFoundError:
-        pass
+    def _identity(self) -> tuple[int, int, int]:
+        """What tells a file from another of the same name: a file system may use the number of one
+        that is gone again, for the socket of a process that takes over."""
+        status = os.stat(self._path)
+        return status.st_dev, status.st_ino, status.st_mtime_ns
+
+    def remove(self, logger: logging.Logger) -> None:
+        """Remove it, unless another process has made it anew. That it cannot be removed, by a
+        process that has dropped its rights for example, is no more than logged."""
+        try:
+            if self._identity() == self._made:
+                os.unlink(self._path)
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            logger.warning("cannot remove %s: %s", self._path, exc.strerror)
 
 
 class RareWarning:
