@@ -113,7 +113,8 @@ class ClientOptions(ClientHandshakeOptions, total=False):
     """The options of connect()."""
 
     ssl: ssl_module.SSLContext | bool | None
-    """The TLS context of a wss URI; True or None for one that verifies. Default None."""
+    """The TLS context of a wss URI; True or None for one that verifies by the authorities of the
+    system, which all connections of the process share. Default None."""
     server_hostname: str | None
     """The name that the server's certificate must have. Default: the URI's host."""
     sock: socket.socket | None

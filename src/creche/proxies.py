@@ -14,7 +14,8 @@ from anyio.lowlevel import current_token
 from creche.protocol.exceptions import InvalidProxy, ProxyError
 from creche.protocol.proxies import ConnectHandshake, Proxy, parse_proxy
 from creche.protocol.uri import URI
-from creche.transports.dialing import client_context, dial_tcp, open_transport
+from creche.transports.authorities import shared_context
+from creche.transports.dialing import dial_tcp, open_transport
 from creche.transports.sockets import SocketTransport
 
 # Where the environment (or the system's settings) names a proxy, by the URI's scheme: that for
@@ -77,12 +78,13 @@ async def open_tunnel(
     """
     if proxy.is_socks:
         return await open_transport(await _dial_socks(proxy, host, port, local_address), None)
-    sock = await dial_tcp(proxy.host, proxy.port, local_address=local_address)
+    name = None
     if proxy.scheme == "https":
-        name = server_hostname or proxy.host
-        transport = await open_transport(sock, context or client_context(), server_hostname=name)
+        context, name = context or await shared_context(), server_hostname or proxy.host
     else:
-        transport = await open_transport(sock, None)
+        context = None
+    sock = await dial_tcp(proxy.host, proxy.port, local_address=local_address)
+    transport = await open_transport(sock, context, server_hostname=name)
     try:
         handshake = ConnectHandshake(proxy, host, port, user_agent_header=user_agent_header)
         transport.outbox += handshake.request_bytes()

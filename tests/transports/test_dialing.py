@@ -13,8 +13,8 @@ import pytest
 from anyio.streams.tls import TLSAttribute
 
 from creche.transports import dialing
+from creche.transports.authorities import client_context
 from creche.transports.dialing import (
-    client_context,
     dial_tcp,
     dial_unix,
     interleave,
@@ -274,12 +274,6 @@ async def test_a_socket_that_cannot_be_wrapped_is_closed(client_tls: ssl.SSLCont
         with pytest.raises(ValueError, match="idna"):
             await open_transport(ours, client_tls, server_hostname=".localhost")
         assert ours.fileno() == -1
-
-
-def test_the_clients_context_verifies() -> None:
-    context = client_context()
-    assert context.verify_mode is ssl.CERT_REQUIRED
-    assert context.check_hostname
 
 
 def test_errors_keep_their_class_and_number() -> None:

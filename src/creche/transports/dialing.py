@@ -182,10 +182,3 @@ async def add_tls(
         transport.close()
         raise
     return StreamTransport(stream)
-
-
-def client_context() -> ssl.SSLContext:
-    """A TLS context that verifies the server, for HTTP/1.1."""
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    return context
