@@ -11,12 +11,13 @@ from urllib.request import getproxies, proxy_bypass
 
 from anyio.lowlevel import current_token
 
+from creche.opening import say
 from creche.protocol.exceptions import InvalidProxy, ProxyError
 from creche.protocol.proxies import ConnectHandshake, Proxy, parse_proxy
 from creche.protocol.uri import URI
 from creche.transports.authorities import shared_context
 from creche.transports.dialing import dial_tcp, open_transport
-from creche.transports.sockets import SocketTransport
+from creche.transports.sockets import SocketTransport, named_error
 
 # Where the environment (or the system's settings) names a proxy, by the URI's scheme: that for
 # WebSockets first, then SOCKS, which RFC 6455 4.1 prefers, then those for HTTP.
@@ -87,14 +88,20 @@ async def open_tunnel(
     transport = await open_transport(sock, context, server_hostname=name)
     try:
         handshake = ConnectHandshake(proxy, host, port, user_agent_header=user_agent_header)
-        transport.outbox += handshake.request_bytes()
-        await transport.drain()
-        while not handshake.receive_data(await transport.receive()):
+        await say(transport, handshake.request_bytes())
+        while not handshake.receive_data(await _answer(transport)):
             pass
     except BaseException:
         transport.close()
         raise
     return transport
+
+
+async def _answer(transport: SocketTransport) -> bytes:
+    try:
+        return await transport.receive()
+    except OSError as exc:
+        raise named_error(exc, "the proxy broke the connection off before it answered") from None
 
 
 async def _dial_socks(

@@ -127,12 +127,25 @@ def test_a_proxy_that_refuses() -> None:
         ask().receive_data(b"HTTP/1.1 300 Which?\r\n\r\n")
 
 
+def test_a_proxy_that_speaks_tls_is_not_asked_whether_it_does() -> None:
+    handshake = ConnectHandshake(parse_proxy("https://proxy.example"), "server.example", 443)
+    with pytest.raises(ProxyError, match=r"^the proxy closed the connection before it answered$"):
+        handshake.receive_data(b"")
+
+
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (b"", "closed the connection before it answered"),
+        (b"", "closed the connection before it answered; if it speaks TLS, say https://$"),
         (b"SSH-2.0-OpenSSH\r\n\r\n", "not HTTP/1.1"),
-        (b"\x05\xff" * 10_000, "more than 16384 bytes"),
+        (b"SSH-2.0-x", "^the proxy's answer is not HTTP/1.1, it seems to be SSH: 'SSH-2.0-x'$"),
+        (b"\x05\xff", r"SOCKS: '\\x05\\xff'; say socks5h://$"),
+        (b"\x15\x03\x01", r"TLS: '\\x15\\x03\\x01'; say https://$"),
+        (
+            b"CONNECT server.example:443 HTTP/1.1\r\nProxy-Auth",
+            "seems to be an echo of the request$",
+        ),
+        (b"HTTP/1.1 200 " + b"x" * 20_000, "more than 16384 bytes"),
         (b"HTTP/1.1 100 Continue\r\n\r\n", "interim answer"),
         (b"HTTP/1.1 200 OK\r\n\r\nhello", "more than its answer"),
         (b"HTTP/1.1 200 OK\r\nX: \x01\r\n\r\n", "cannot be used|not HTTP"),

@@ -27,6 +27,7 @@ MODULES = (
     "proxies",
     "redirects",
     "server_handshake",
+    "start_lines",
     "states",
     "timers",
     "uri",

@@ -14,6 +14,7 @@ import h11
 
 from creche.protocol.exceptions import InvalidMessage
 from creche.protocol.headers import Headers, HeadersLike
+from creche.protocol.start_lines import JUDGED_BYTES, recognize, show
 
 # The most of a refusing server's body that is kept, in bytes.
 MAX_BODY_BYTES = 2**16
@@ -138,27 +139,71 @@ class HeadTooLarge(InvalidMessage):
         self.in_first_line = in_first_line
 
 
-class HeadReader:
-    """Collects the bytes of a head, bounded, until it is complete."""
+class NotHTTP(InvalidMessage):
+    """The first bytes are no beginning of an HTTP/1.1 message.
 
-    def __init__(self, max_bytes: int) -> None:
+    Attributes:
+        protocol: what they seem to be, such as "SSH"; empty where that is not known.
+        data: as many of them as there were.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self.protocol = recognize(data)
+        self.data = data
+        it_is = f", it seems to be {self.protocol}" if self.protocol else ""
+        super().__init__(f"not HTTP/1.1{it_is}")
+
+    def quoting(self, method: bytes) -> str:
+        """The text with what the peer has said; but no echo of our request, which has this method:
+        it may hold credentials."""
+        if self.data.startswith(method):
+            return "not HTTP/1.1, it seems to be an echo of the request"
+        return f"{self}: {show(self.data)}"
+
+
+class HeadReader:
+    """Collects the bytes of a head, bounded, until it is complete.
+
+    Args:
+        max_bytes: the most that a head may have.
+        may_begin: whether the first line may be so, or begin so, which is asked again and again
+            until it is whole.
+    """
+
+    def __init__(self, max_bytes: int, may_begin: Callable[[bytes], bool]) -> None:
         self._max_bytes = max_bytes
+        self._may_begin: Callable[[bytes], bool] | None = may_begin
         self._buffer = bytearray()
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> bytes | None:
         """The head with everything after it, once it is complete.
 
         Raises:
+            NotHTTP: no head begins so.
             HeadTooLarge: it has more than `max_bytes` bytes.
         """
         buffer = self._buffer
         searched = max(len(buffer) - 3, 0)
         buffer += data
+        if self._may_begin is not None:
+            self._judge(self._may_begin, searched)
         end = _end_of_head(buffer, searched)
         size = end or len(buffer)
         if size > self._max_bytes:
             raise HeadTooLarge(self._max_bytes, b"\n" not in buffer[: self._max_bytes])
         return bytes(buffer) if end else None
+
+    def _judge(self, may_begin: Callable[[bytes], bool], searched: int) -> None:
+        buffer = self._buffer
+        # RFC 9112 2.2: an empty line may come first. Two of them end the head.
+        start = len(buffer[:2]) - len(buffer[:2].lstrip(b"\r\n"))
+        newline = buffer.find(b"\n", max(searched, start))
+        stop = newline + 1 or start + JUDGED_BYTES
+        line = bytes(buffer[start:stop])
+        if line and not may_begin(line):
+            raise NotHTTP(line)
+        if newline >= 0:
+            self._may_begin = None
 
 
 def _end_of_head(buffer: bytearray, start: int) -> int:

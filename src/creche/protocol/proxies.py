@@ -10,7 +10,8 @@ import h11
 
 from creche.protocol.exceptions import InvalidMessage, InvalidProxy, InvalidProxyStatus, ProxyError
 from creche.protocol.headers import Headers
-from creche.protocol.http import HeadReader, Response, decode_headers, encode_headers
+from creche.protocol.http import HeadReader, NotHTTP, Response, decode_headers, encode_headers
+from creche.protocol.start_lines import may_be_status_line
 from creche.protocol.uri import basic_authorization, encode_host, is_unicode
 
 _DEFAULT_PORTS = {
@@ -21,6 +22,9 @@ _DEFAULT_PORTS = {
     "socks5": 1080,
     "socks5h": 1080,
 }
+
+# How to name a proxy that answers so.
+_SCHEMES = {"TLS": "https", "SOCKS": "socks5h"}
 
 # The longest user and password of SOCKS5, in bytes (RFC 1929 2).
 _MAX_SOCKS_CREDENTIAL = 255
@@ -122,7 +126,8 @@ class ConnectHandshake:
             self._headers.add("Proxy-Authorization", authorization)
         if user_agent_header is not None:
             self._headers.add("User-Agent", user_agent_header)
-        self._head = HeadReader(max_header_bytes)
+        self._head = HeadReader(max_header_bytes, may_be_status_line)
+        self._tls = proxy.scheme == "https"
         self._http = h11.Connection(h11.CLIENT)
 
     def request_bytes(self) -> bytes:
@@ -141,7 +146,8 @@ class ConnectHandshake:
             ProxyError: its answer is not HTTP, or it ended.
         """
         if not data:
-            raise ProxyError("the proxy closed the connection before it answered")
+            advice = "" if self._tls else "; if it speaks TLS, say https://"
+            raise ProxyError(f"the proxy closed the connection before it answered{advice}")
         try:
             head = self._head.receive_data(data)
             if head is None:
@@ -151,6 +157,10 @@ class ConnectHandshake:
             if not isinstance(event, h11.Response):
                 raise ProxyError("the proxy sends an interim answer to CONNECT")
             response = Response(event.status_code, decode_headers(event.headers))
+        except NotHTTP as exc:
+            scheme = _SCHEMES.get(exc.protocol)
+            advice = f"; say {scheme}://" if scheme else ""
+            raise ProxyError(f"the proxy's answer is {exc.quoting(b'CONNECT')}{advice}") from None
         except h11.RemoteProtocolError as exc:
             raise ProxyError(f"the proxy's answer is not HTTP/1.1: {exc}") from None
         except (InvalidMessage, ValueError) as exc:

@@ -25,12 +25,14 @@ from creche.protocol.headers import Headers, HeadersLike
 from creche.protocol.http import (
     HeadReader,
     HeadTooLarge,
+    NotHTTP,
     Request,
     Response,
     decode_headers,
     encode_headers,
     trailing_data,
 )
+from creche.protocol.start_lines import may_be_request_line
 
 Origin = str | re.Pattern[str] | None
 Origins = Sequence[Origin] | str | None
@@ -77,8 +79,7 @@ class ServerHandshake:
         self._origins = origins
         self._subprotocols = subprotocols
         self._hosts = hosts
-        self._first_byte: bytes | None = None
-        self._head = HeadReader(max_header_bytes)
+        self._head = HeadReader(max_header_bytes, may_be_request_line)
 
     @property
     def trailing_data(self) -> bytes:
@@ -91,13 +92,11 @@ class ServerHandshake:
         Raises:
             Rejection: it is not a request that we answer otherwise.
         """
-        if self._first_byte is None:
-            self._first_byte = bytes(data[:1])
-            if not (self._first_byte.isalpha() or self._first_byte in b"\r\n"):
-                # Told at once: a client that speaks TLS would wait for an answer for long.
-                raise reject(400, "bad request: this is not HTTP; is it TLS?")
         try:
             head = self._head.receive_data(data)
+        except NotHTTP as exc:
+            # Told at once: a client that speaks TLS would wait for an answer for long.
+            raise reject(400, f"bad request: this is {exc}") from None
         except HeadTooLarge as exc:
             raise reject(414 if exc.in_first_line else 431, str(exc)) from None
         if head is None:
