@@ -194,10 +194,13 @@ async def test_a_proxy_that_cannot_be_reached(scheme: str) -> None:
             pass
 
 
-async def test_a_socks_proxy_that_is_named_as_one_of_http(socks4a_proxy: int) -> None:
-    with pytest.raises(creche.ProxyError, match="closed the connection before it answered"):
-        async with creche.connect("ws://localhost/", proxy=f"http://127.0.0.1:{socks4a_proxy}"):
-            pass
+async def test_a_socks_proxy_that_is_named_as_one_of_http() -> None:
+    with proxy_process("socks5") as port:
+        with pytest.raises(creche.ProxyError, match=r"if it speaks .* SOCKS, say .* socks5h://"):
+            async with creche.connect(
+                "ws://localhost/", proxy=f"http://127.0.0.1:{port}", open_timeout=None
+            ):
+                pass
 
 
 @pytest.mark.parametrize("scheme", ["http", "socks4", "socks5"])

@@ -86,11 +86,36 @@ async def test_a_proxy_that_speaks_something_else_is_told_at_once(name: str) -> 
     assert f"the proxy's answer is not HTTP/1.1, it seems to be {name}" in str(error)
 
 
+@pytest.mark.parametrize("name", [name for name in STRANGERS if name != "TLS"])
+async def test_a_server_that_does_not_speak_tls_is_told_at_once(name: str) -> None:
+    greeting, answer = STRANGERS[name]
+    async with stranger(greeting, answer) as port:
+        for uri, options in (
+            (f"wss://127.0.0.1:{port}/", {}),
+            ("ws://app.example/", {"proxy": f"https://127.0.0.1:{port}"}),
+        ):
+            error = await opening(uri, **options)
+            assert isinstance(error, ssl.SSLError)
+            assert error.reason == "WRONG_VERSION_NUMBER"
+            assert f"the server does not speak TLS, it seems to be {name}: " in str(error)
+
+
+async def test_a_plain_port_is_told_as_such_by_a_client_of_tls() -> None:
+    async with creche.serving(echo, "127.0.0.1") as server:
+        error = await opening(server.url.replace("ws", "wss"))
+    text = "the server does not speak TLS, it seems to be HTTP: 'HTTP/1.1 400 Bad Request'"
+    assert str(error) == f"[SSL: WRONG_VERSION_NUMBER] {text}"
+
+
 async def test_a_server_that_nobody_knows_is_told_at_once_with_what_it_says() -> None:
+    says = r"'\x1b[2Jwho is\x07 there?'"
     async with stranger(b"\x1b[2Jwho is\x07 there?\n" + b"x" * 1000) as port:
         error = await opening(f"ws://127.0.0.1:{port}/")
-    assert isinstance(error, creche.InvalidMessage)
-    assert str(error) == (r"the server's answer is not HTTP/1.1: '\x1b[2Jwho is\x07 there?'")
+        assert isinstance(error, creche.InvalidMessage)
+        assert str(error) == f"the server's answer is not HTTP/1.1: {says}"
+        error = await opening(f"wss://127.0.0.1:{port}/")
+        assert isinstance(error, ssl.SSLError)
+        assert str(error).endswith(f"the server does not speak TLS: {says}")
 
 
 async def test_nothing_is_left_open_where_something_else_answers() -> None:
@@ -116,7 +141,9 @@ async def test_a_tls_port_is_told_as_such(server_tls: ssl.SSLContext) -> None:
         assert str(error).endswith("before it answered; if it speaks TLS, say wss")
         error = await opening("ws://h/", proxy=server.url.replace("wss", "http"))
         assert isinstance(error, creche.ProxyError)
-        assert str(error).endswith("before it answered; if it speaks TLS, say https://")
+        assert str(error).endswith(
+            "before it answered; if it speaks TLS or SOCKS, say https:// or socks5h://"
+        )
 
 
 async def test_a_server_that_resets_the_connection_is_named() -> None:
@@ -190,6 +217,28 @@ async def test_a_client_that_speaks_something_else_is_answered_at_once(name: str
                     answer += await client.receive()
     assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert answer.endswith(f"not HTTP/1.1, it seems to be {name}\n".encode())
+
+
+PLAIN = {
+    "SOCKS": b"\x05\x01\x00",
+    "SSH": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "HTTP": b"GET /?token=secret HTTP/1.1\r\nHost: x\r\n",
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+async def test_a_client_that_does_not_speak_tls_is_told_at_once_and_not_quoted(
+    name: str, server_tls: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "creche.server")
+    async with creche.serving(echo, "127.0.0.1", ssl=server_tls, open_timeout=None) as server:
+        with anyio.fail_after(20):
+            async with await anyio.connect_tcp(*server.addresses[0]) as client:
+                await client.send(PLAIN[name])
+                with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+                    await client.receive()
+    assert f"the client does not speak TLS, it seems to be {name}" in caplog.text
+    assert "secret" not in caplog.text
 
 
 async def test_a_client_that_begins_with_http_2_is_answered_at_once() -> None:

@@ -136,7 +136,7 @@ def test_a_proxy_that_speaks_tls_is_not_asked_whether_it_does() -> None:
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (b"", "closed the connection before it answered; if it speaks TLS, say https://$"),
+        (b"", "closed the connection before it answered; if it speaks TLS or SOCKS, say https://"),
         (b"SSH-2.0-OpenSSH\r\n\r\n", "not HTTP/1.1"),
         (b"SSH-2.0-x", "^the proxy's answer is not HTTP/1.1, it seems to be SSH: 'SSH-2.0-x'$"),
         (b"\x05\xff", r"SOCKS: '\\x05\\xff'; say socks5h://$"),
@@ -147,6 +147,7 @@ def test_a_proxy_that_speaks_tls_is_not_asked_whether_it_does() -> None:
         ),
         (b"HTTP/1.1 200 " + b"x" * 20_000, "more than 16384 bytes"),
         (b"HTTP/1.1 100 Continue\r\n\r\n", "interim answer"),
+        (b"HTTP/1.1 200 OK\r\nno header\r\n\r\n", "the proxy's answer is not HTTP/1.1: "),
         (b"HTTP/1.1 200 OK\r\n\r\nhello", "more than its answer"),
         (b"HTTP/1.1 200 OK\r\nX: \x01\r\n\r\n", "cannot be used|not HTTP"),
         (b"HTTP/1.1 999 What\r\n\r\n", "cannot be used"),

@@ -146,7 +146,8 @@ class ConnectHandshake:
             ProxyError: its answer is not HTTP, or it ended.
         """
         if not data:
-            advice = "" if self._tls else "; if it speaks TLS, say https://"
+            # As those do that are asked in what is not their language.
+            advice = "" if self._tls else "; if it speaks TLS or SOCKS, say https:// or socks5h://"
             raise ProxyError(f"the proxy closed the connection before it answered{advice}")
         try:
             head = self._head.receive_data(data)

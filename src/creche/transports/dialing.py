@@ -12,12 +12,21 @@ from typing import Any
 import anyio
 from anyio.streams.tls import TLSStream
 
-from creche.transports.base import Transport
+from creche.protocol.start_lines import (
+    JUDGED_BYTES,
+    may_be_request_line,
+    may_be_status_line,
+    recognize,
+    show,
+)
+from creche.transports.base import READ_SIZE, Transport
 from creche.transports.callback_sockets import CallbackSocketTransport
 from creche.transports.resolving import Address, resolve
 from creche.transports.sockets import SocketTransport, named_error, retry
 from creche.transports.streams import StreamTransport, TransportStream
 from creche.transports.tls import TLSSocket
+
+_REASON = "WRONG_VERSION_NUMBER"
 
 # The next address is tried after so long, or when the last one has failed (RFC 8305 5).
 ATTEMPT_DELAY = 0.25
@@ -151,11 +160,50 @@ async def open_transport(
         if context is None:
             return CallbackSocketTransport(sock)
         tls = TLSSocket(sock, context, server_side=server_side, server_hostname=server_hostname)
-        await retry(tls, tls.do_handshake)
+        await _shake_hands(tls, server_side)
         return CallbackSocketTransport(tls)
     except BaseException:
         sock.close()
         raise
+
+
+async def _shake_hands(tls: TLSSocket, server_side: bool) -> None:
+    """The TLS handshake, with a look at what comes first: OpenSSL does not say what it was, and
+    would wait for five bytes of whoever sends less and then waits for us."""
+    judged = False
+
+    def go_on() -> None:
+        nonlocal judged
+        if not judged:
+            try:
+                first = tls.plain.recv(JUDGED_BYTES, socket.MSG_PEEK)
+            except OSError:
+                first = b""  # which the handshake will meet, too
+            judged = first != b""
+            if judged and not _may_be_tls(first, server_side):
+                tls.plain.recv(READ_SIZE)  # unread, it would make closing the socket a reset
+                raise _not_tls(first, server_side)
+        tls.do_handshake()
+
+    await retry(tls, go_on)
+
+
+def _may_be_tls(first: bytes, server_side: bool) -> bool:
+    # A record (RFC 8446 5.1); a client may begin as in SSL 2.0 (RFC 5246 E.2).
+    return 20 <= first[0] <= 24 or (server_side and first[0] >= 0x80)
+
+
+def _not_tls(first: bytes, server_side: bool) -> ssl.SSLError:
+    is_http = may_be_status_line(first) or may_be_request_line(first[: first.find(b"\n") + 1])
+    name = "HTTP" if is_http else recognize(first)
+    text = f"the {'client' if server_side else 'server'} does not speak TLS"
+    if name:
+        text += f", it seems to be {name}"
+    if not server_side:  # what a client says is a request, perhaps with credentials
+        text += f": {show(first)}"
+    error = ssl.SSLError(ssl.SSL_ERROR_SSL, f"[SSL: {_REASON}] {text}")
+    error.library, error.reason = "SSL", _REASON  # as OpenSSL has it
+    return error
 
 
 async def add_tls(
