@@ -11,8 +11,8 @@ import socket
 import ssl
 import sys
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -501,6 +501,20 @@ class BlockingClient:
             self.connection.outbox.clear()
 
 
+@contextmanager
+def filled(path: Path) -> Iterator[None]:
+    """Clients of a Unix socket as many as wait there to be accepted."""
+    with ExitStack() as stack:
+        while True:
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            try:
+                client.connect(str(path))
+            except BlockingIOError:
+                break
+        yield
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as sock:
@@ -524,6 +538,7 @@ __all__ = [
     "count_tasks",
     "echo",
     "echo_over",
+    "filled",
     "free_port",
     "make_tls",
     "open_socket",

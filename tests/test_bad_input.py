@@ -13,8 +13,9 @@ from typing import Any
 
 import anyio
 import pytest
+from werkzeug.routing import Map
 
-import creche
+import creche.router
 from support import count_descriptors, count_tasks, echo, free_port, settle, until
 
 pytestmark = pytest.mark.anyio
@@ -36,6 +37,11 @@ def port(peers: Peers) -> int:
 
 async def opening(uri: Any, **options: Any) -> None:
     async with creche.connect(uri, **options):
+        raise AssertionError("it should not be opened")
+
+
+async def opening_unix(path: Any) -> None:
+    async with creche.connect_unix(path):
         raise AssertionError("it should not be opened")
 
 
@@ -132,6 +138,100 @@ CASES: dict[str, tuple[Case, type[BaseException], str]] = {
         lambda p: creche.serve(echo, "127.0.0.1", port(p)),
         OSError,
         "cannot listen on 127.0.0.1 port",
+    ),
+    "port beyond 65535": (
+        lambda p: opening("ws://127.0.0.1/", port=65536 + port(p)),
+        ValueError,
+        "port must be 1 to 65535, not",
+    ),
+    "port 0 in the URI": (lambda p: opening("ws://h:0/"), creche.InvalidURI, "its port is"),
+    "port beyond 65535 in the URI": (
+        lambda p: opening(f"ws://127.0.0.1:{65536 + port(p)}/"),
+        creche.InvalidURI,
+        "its port is not a number from 1 to 65535",
+    ),
+    "port 0 of the proxy": (
+        lambda p: opening(p.url, proxy="http://127.0.0.1:0"),
+        creche.InvalidProxy,
+        "its port is not a number from 1 to 65535",
+    ),
+    "a name as local_address": (
+        lambda p: opening(p.url, local_address="localhost"),
+        ValueError,
+        "local_address must be an IP address",
+    ),
+    "no host": (lambda p: opening(p.url, host="a\0b"), ValueError, "host must be"),
+    "server_hostname of no server": (
+        lambda p: opening("wss://127.0.0.1/", server_hostname=".localhost"),
+        ValueError,
+        "server_hostname must be",
+    ),
+    "no path": (lambda p: opening_unix(""), ValueError, "path must not be empty"),
+    "path with a NUL": (lambda p: opening_unix("/tmp/x\0y"), ValueError, "path must not contain"),
+    "port beyond 65535, serving": (
+        lambda p: creche.serve(echo, "127.0.0.1", 70_000),
+        ValueError,
+        "port must be 0 to 65535, not 70000",
+    ),
+    "negative port, serving": (
+        lambda p: creche.serve(echo, "127.0.0.1", -1),
+        ValueError,
+        "port must be 0 to 65535, not -1",
+    ),
+    "port as str, serving": (
+        lambda p: creche.serve(echo, "127.0.0.1", "8765"),  # type: ignore[arg-type]
+        TypeError,
+        "port must be an int, not str",
+    ),
+    "port as bool, serving": (
+        lambda p: creche.serve(echo, "127.0.0.1", True),
+        TypeError,
+        "port must be an int, not bool",
+    ),
+    "no host, serving": (
+        lambda p: creche.serve(echo, "a..b"),
+        ValueError,
+        "host must be the name or the IP address",
+    ),
+    "bytes as host, serving": (
+        lambda p: creche.serve(echo, b"127.0.0.1"),  # type: ignore[arg-type]
+        TypeError,
+        "host must be a str, not bytes",
+    ),
+    "huge backlog": (
+        lambda p: creche.serve(echo, "127.0.0.1", backlog=2**31),
+        ValueError,
+        "backlog must be at most",
+    ),
+    "no path, serving": (
+        lambda p: creche.serve_unix(echo, ""),
+        ValueError,
+        "path must not be empty",
+    ),
+    "no path at all, serving": (
+        lambda p: creche.serve_unix(echo, None),  # type: ignore[arg-type]
+        TypeError,
+        "path must be a str or a path",
+    ),
+    "mode as str": (
+        lambda p: creche.serve_unix(echo, "/nowhere/x", mode="0o660"),  # type: ignore[arg-type]
+        TypeError,
+        "mode must be an int",
+    ),
+    "not a handler on a path": (
+        lambda p: creche.serve_unix(123, "/nowhere/x"),  # type: ignore[arg-type]
+        TypeError,
+        "handler must be callable",
+    ),
+    "port beyond 65535, routing": (
+        lambda p: creche.router.route(Map(), "127.0.0.1", 70_000),
+        ValueError,
+        "port must be 0 to 65535, not 70000",
+    ),
+    "server_name with port 0": (
+        lambda p: creche.router.route(Map(), "127.0.0.1", server_name="app.example:0"),
+        ValueError,
+        "server_name must be a host, or host:port",
     ),
     "subprotocols as str, serving": (
         lambda p: creche.serve(echo, "127.0.0.1", subprotocols="chat"),

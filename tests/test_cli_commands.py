@@ -351,6 +351,25 @@ def test_a_wrong_argument_is_named(run: Run, stdin: Input, arguments: list[str],
 
 # serve
 
+NO_PORTS = ("70000", "65536", "-1", "x", "1.5", "9" * 5000)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        *(
+            (["--port", port], f"argument --port: invalid port value: '{port}'")
+            for port in NO_PORTS
+        ),
+        (["--host", "a..b"], "--host must be the name or the IP address of a host, not 'a..b'"),
+    ],
+)
+def test_where_no_server_can_listen_is_named(run: Run, arguments: list[str], text: str) -> None:
+    status, out, err = run("serve", *arguments)
+    assert (status, out) == (2, "")
+    assert text in err
+    assert err.startswith("usage: creche serve")
+
 
 @contextmanager
 def beside(client: Callable[[int], None]) -> Iterator[str]:

@@ -14,7 +14,16 @@ from anyio.abc import SocketAttribute
 import creche
 from creche.protocol.frames import CLOSE, TEXT
 from creche.testing import memory_byte_pair
-from support import cancelled_once, echo, echo_over, raw_server, settle
+from creche.transports.listening import bind_unix
+from support import (
+    cancelled_once,
+    count_descriptors,
+    echo,
+    echo_over,
+    filled,
+    raw_server,
+    settle,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -94,6 +103,15 @@ async def test_a_server_that_does_not_answer_times_out() -> None:
         with pytest.raises(TimeoutError, match=r"connection to 127.0.0.1 took over 0.02 s"):
             async with creche.connect(uri, open_timeout=0.02):
                 pass
+
+
+async def test_a_unix_socket_without_room_is_waited_for_until_open_timeout(unix_path: Path) -> None:
+    before = count_descriptors()
+    with bind_unix(unix_path, backlog=1), filled(unix_path):
+        with pytest.raises(TimeoutError, match=r"took over 0\.05 s"):
+            async with creche.connect_unix(unix_path, open_timeout=0.05):
+                pass
+    assert count_descriptors() == before
 
 
 async def test_a_client_that_is_cancelled_while_it_opens_leaves_at_once() -> None:

@@ -215,9 +215,9 @@ def test_hosts_and_origins_are_kept_in_ascii() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
-        ("host", "a/b", "host 'a/b' is neither a domain name nor an address"),
-        ("host", "[::1]", "host '\\[::1]' is neither"),
-        ("server_hostname", "☃", "server_hostname '☃' is neither"),
+        ("host", "a/b", "host must be the name or the IP address of a host, not 'a/b'"),
+        ("host", "[::1]", "host must be the name or the IP address of a host, not '\\[::1]'"),
+        ("server_hostname", "☃", "server_hostname must be the name or the IP address of a host"),
         ("origin", "https://☃.example", "origin has a host that is not a domain name"),
         ("origins", ["https://☃.example"], "origins: number 1 has a host that is not"),
         ("hosts", ["☃.example"], "hosts: '☃.example' is not a domain name"),

@@ -194,6 +194,15 @@ async def test_a_proxy_that_cannot_be_reached(scheme: str) -> None:
             pass
 
 
+async def test_a_socks_proxy_that_is_named_as_one_of_http() -> None:
+    with proxy_process("socks5") as port:
+        with pytest.raises(creche.ProxyError, match=r"if it speaks .* SOCKS, say .* socks5h://"):
+            async with creche.connect(
+                "ws://localhost/", proxy=f"http://127.0.0.1:{port}", open_timeout=None
+            ):
+                pass
+
+
 @pytest.mark.parametrize("scheme", ["http", "socks4", "socks5"])
 async def test_a_proxy_that_answers_garbage(scheme: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:

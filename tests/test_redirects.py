@@ -154,7 +154,11 @@ async def test_a_redirect_may_step_from_ws_to_wss(
     server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The host is the same, and everything goes along; the port cannot be."""
-    monkeypatch.setattr("creche.client.client_context", lambda: client_tls)
+
+    async def context() -> ssl.SSLContext:
+        return client_tls
+
+    monkeypatch.setattr("creche.client.shared_context", context)
     seen: list[dict[str, str]] = []
 
     def note(request: creche.Request) -> None:

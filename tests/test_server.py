@@ -5,7 +5,8 @@ import os
 import socket
 import ssl
 import stat
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,25 @@ async def test_the_url_connects_to_the_server(host: str | None, name: str) -> No
             assert await ws.receive() == "x"
 
 
+async def test_localhost_is_served_where_its_ipv6_address_cannot_be_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = anyio.getaddrinfo
+
+    async def getaddrinfo(host: Any, port: Any, **options: Any) -> Any:
+        # As in a container without IPv6, whose resolver does not know that.
+        found = await real("127.0.0.1", port, **options)
+        return [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", port)), *found]
+
+    monkeypatch.setattr("anyio.getaddrinfo", getaddrinfo)
+    async with creche.serving(echo, "localhost") as server:
+        [(host, port)] = server.addresses
+        assert host == "127.0.0.1"
+        async with creche.connect(f"ws://127.0.0.1:{port}/", proxy=None) as ws:
+            await ws.send("x")
+            assert await ws.receive() == "x"
+
+
 @pytest.mark.parametrize("listens", [False, True])
 @pytest.mark.feature("listen_sockets")
 async def test_bound_sockets_are_served_and_closed(listens: bool) -> None:
@@ -122,6 +142,36 @@ async def test_a_unix_socket_is_served_with_its_mode_and_removed(unix_path: Path
             assert ws.extra(SocketAttribute.remote_address) == str(unix_path)
         await server.shutdown()
     assert not unix_path.exists()
+
+
+@contextmanager
+def without_rights(directory: Path) -> Iterator[None]:
+    """As a process that may do nothing in this directory any more."""
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+    else:
+        directory.chmod(0)
+        try:
+            yield
+        finally:
+            directory.chmod(0o700)
+
+
+async def test_a_server_that_has_dropped_its_rights_shuts_down_cleanly(
+    unix_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with anyio.create_task_group() as tg:
+        server = await tg.start(creche.serve_unix, echo, unix_path)
+        with without_rights(unix_path.parent):
+            await server.shutdown()
+            await until(lambda: caplog.records)
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.message == f"cannot remove {unix_path}: Permission denied"
 
 
 @pytest.mark.feature("any_listener")
@@ -515,8 +565,10 @@ async def test_a_socket_that_cannot_listen_is_told_and_stays_the_callers() -> No
 async def test_a_socket_that_has_tls_already_is_told_and_stays_the_callers(
     server_tls: ssl.SSLContext,
 ) -> None:
-    plain = socket.create_server(("127.0.0.1", 0))
-    with server_tls.wrap_socket(plain, server_side=True) as sock:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as plain,
+        server_tls.wrap_socket(socket.create_server(("127.0.0.1", 0)), server_side=True) as sock,
+    ):
         with pytest.raises(TypeError, match=r"sockets\[0\] must be a plain socket.*say ssl"):
             await creche.serve(echo, sockets=[sock])
         with pytest.raises(TypeError, match=r"sockets\[1\] must be socket, not str"):

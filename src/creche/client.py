@@ -11,6 +11,7 @@ from typing import Unpack
 import anyio
 from anyio.abc import ByteStream
 
+from creche.addresses import check_unix_path
 from creche.background import Background
 from creche.opening import ask
 from creche.options import ClientHandshakeOptions, ClientOptions, client_options
@@ -22,10 +23,10 @@ from creche.protocol.states import Side
 from creche.protocol.uri import URI, certificate_name, parse_uri
 from creche.proxies import find_proxy, open_tunnel
 from creche.tracing import call_trace
+from creche.transports.authorities import shared_context
 from creche.transports.base import Transport
 from creche.transports.dialing import (
     add_tls,
-    client_context,
     dial_tcp,
     dial_unix,
     open_transport,
@@ -62,7 +63,12 @@ class TCPWay(Way):
         host, port = options["host"] or target.host, options["port"] or target.port
         sock = options["sock"]
         proxy = None if sock is not None else find_proxy(options["proxy"], target)
-        context, name = _tls(target, options)
+        try:
+            context, name = await _tls(target, options)
+        except BaseException:
+            if sock is not None:
+                sock.close()
+            raise
         if proxy is not None:
             tunnel = await open_tunnel(
                 proxy,
@@ -85,13 +91,18 @@ class TCPWay(Way):
 
 
 class UnixWay(Way):
-    """To a Unix socket, which stands for one origin."""
+    """To a Unix socket, which stands for one origin.
+
+    Raises:
+        TypeError, ValueError: no socket can be at this path.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        check_unix_path(path)
         self._path = path
 
     async def open(self, target: URI, options: ClientOptions) -> Transport:
-        context, name = _tls(target, options)
+        context, name = await _tls(target, options)
         return await open_transport(await dial_unix(self._path), context, server_hostname=name)
 
     def leads_on(self, base: URI, target: URI) -> bool:
@@ -287,10 +298,12 @@ def _handshake(target: URI, options: ClientOptions) -> ClientHandshake:
     )
 
 
-def _tls(target: URI, options: ClientOptions) -> tuple[ssl_module.SSLContext | None, str | None]:
+async def _tls(
+    target: URI, options: ClientOptions
+) -> tuple[ssl_module.SSLContext | None, str | None]:
     """The context and the server's name; None and None for a connection without TLS."""
     if not target.secure:
         return None, None
     given = options["ssl"]
-    context = given if isinstance(given, ssl_module.SSLContext) else client_context()
+    context = given if isinstance(given, ssl_module.SSLContext) else await shared_context()
     return context, options["server_hostname"] or certificate_name(target.host)

@@ -19,6 +19,7 @@ from creche.protocol.headers import Headers, HeadersLike
 from creche.protocol.http import Request, Response
 from creche.protocol.server_handshake import ServerHandshake, offered_subprotocols, reject
 from creche.transports.base import Transport
+from creche.transports.sockets import named_error
 
 # A refusing server's answer is worth waiting for, but not for long.
 _REFUSAL_SECONDS = 1.0
@@ -58,10 +59,13 @@ async def ask(transport: Transport, handshake: ClientHandshake) -> Response:
         HandshakeError: another answer, or one that breaks RFC 6455 4.1.
         OSError: the transport broke.
     """
-    transport.outbox += handshake.request_bytes()
-    await transport.drain()
+    await say(transport, handshake.request_bytes())
     while True:
-        data = await transport.receive()
+        try:
+            data = await transport.receive()
+        except OSError as exc:
+            what = f"the server broke the connection off before it answered{handshake.advice}"
+            raise named_error(exc, what) from None
         if not data:
             handshake.receive_eof()
         response = handshake.receive_data(data)
@@ -72,11 +76,27 @@ async def ask(transport: Transport, handshake: ClientHandshake) -> Response:
             raise InvalidStatus(handshake.refusal)
 
 
+async def say(transport: Transport, request: bytes) -> None:
+    """Send a request, as far as it is taken: who has gone already may have said why.
+
+    Raises:
+        OSError: the transport broke.
+    """
+    transport.outbox += request
+    try:
+        await transport.drain()
+    except (BrokenPipeError, ConnectionResetError):
+        transport.outbox.clear()
+
+
 async def _read_refusal(transport: Transport, handshake: ClientHandshake) -> None:
     """Read the body of another answer than 101, as far as it comes soon."""
     with anyio.move_on_after(_REFUSAL_SECONDS):
         while True:
-            data = await transport.receive()
+            try:
+                data = await transport.receive()
+            except OSError:
+                return  # many who refuse reset the connection; what has come will do
             if not data:
                 handshake.receive_eof()
             handshake.receive_data(data)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, cast
 
 from creche._version import __version__
+from creche.addresses import check_host, check_ip_address, check_port
 from creche.protocol.deflate import PerMessageDeflate
 from creche.protocol.extensions import ExtensionFactory, check_extensions
 from creche.protocol.forwarding import check_trusted_proxies
@@ -26,7 +27,7 @@ from creche.protocol.server_handshake import (
     check_hosts,
     check_origins,
 )
-from creche.protocol.uri import certificate_name, encode_host, encode_origin
+from creche.protocol.uri import certificate_name, encode_origin
 from creche.tracing import Trace
 
 SelectSubprotocol = Callable[[Request, Sequence[str]], str | Awaitable[str | None] | None]
@@ -113,7 +114,8 @@ class ClientOptions(ClientHandshakeOptions, total=False):
     """The options of connect()."""
 
     ssl: ssl_module.SSLContext | bool | None
-    """The TLS context of a wss URI; True or None for one that verifies. Default None."""
+    """The TLS context of a wss URI; True or None for one that verifies by the authorities of the
+    system, which all connections of the process share. Default None."""
     server_hostname: str | None
     """The name that the server's certificate must have. Default: the URI's host."""
     sock: socket.socket | None
@@ -123,7 +125,7 @@ class ClientOptions(ClientHandshakeOptions, total=False):
     port: int | None
     """Connect to this port instead of the URI's. Default None."""
     local_address: str | None
-    """The address to connect from. Default None."""
+    """The IP address to connect from. Default None."""
     max_redirects: int
     """How often to follow the redirects of servers; 0 for not at all. Default 10."""
     redirects: Literal["same-origin", "any"]
@@ -296,6 +298,9 @@ SERVER_DEFAULTS: ServerOptions = {
     "reuse_port": False,
 }
 
+# listen() takes an int of C; the kernel has a limit of its own, far below.
+_MOST_BACKLOG = 2**31 - 1
+
 # The part of ping_interval and ping_timeout in a stall_timeout, where they are turned off.
 _PING_SECONDS = 20.0
 
@@ -330,6 +335,20 @@ def _count_or_zero(name: str, value: object) -> object:
     return _count(name, value, 0)
 
 
+def _reuse_port(name: str, value: object) -> object:
+    _instance(bool)(name, value)
+    if value and not hasattr(socket, "SO_REUSEPORT"):
+        raise ValueError(f"{name}: this system does not let two processes share a port")
+    return value
+
+
+def _backlog(name: str, value: object) -> object:
+    _count(name, value)
+    if cast(int, value) > _MOST_BACKLOG:
+        raise ValueError(f"{name} must be at most {_MOST_BACKLOG}")
+    return value
+
+
 def _proxy(name: str, value: object) -> object:
     _instance(str, bool)(name, value)
     if isinstance(value, str):
@@ -357,11 +376,16 @@ def _plain_socket(name: str, value: object) -> object:
     _instance(socket.socket)(name, value)
     if isinstance(value, ssl_module.SSLSocket):
         raise TypeError(f"{name} must be a plain socket, not an SSLSocket; say ssl instead")
+    if cast(socket.socket, value).fileno() == -1:
+        raise ValueError(f"{name} is closed")
     return value
 
 
 def _plain_sockets(name: str, value: Iterable[object]) -> list[object]:
-    return [_plain_socket(f"{name}[{i}]", sock) for i, sock in enumerate(taken(name, value))]
+    sockets = taken(name, value)
+    if not sockets:
+        raise ValueError(f"{name} is empty: a server has to listen somewhere")
+    return [_plain_socket(f"{name}[{i}]", sock) for i, sock in enumerate(sockets)]
 
 
 def _headers(name: str, value: HeadersLike) -> Headers:
@@ -373,16 +397,8 @@ def _headers(name: str, value: HeadersLike) -> Headers:
     return Headers(fields)
 
 
-def _host(name: str, value: object) -> str:
-    _instance(str)(name, value)
-    try:
-        return encode_host(cast(str, value))
-    except ValueError:
-        raise ValueError(f"{name} {value!r} is neither a domain name nor an address") from None
-
-
 def _certificate_name(name: str, value: object) -> str:
-    return certificate_name(_host(name, value))
+    return certificate_name(check_host(name, value))
 
 
 def _origin(name: str, value: object) -> object:
@@ -448,9 +464,9 @@ _CHECKS: dict[str, _Check] = {
     "ssl": _or_none(_instance(ssl_module.SSLContext, bool)),
     "server_hostname": _or_none(_certificate_name),
     "sock": _or_none(_plain_socket),
-    "host": _or_none(_host),
-    "port": _or_none(_count),
-    "local_address": _or_none(_instance(str)),
+    "host": _or_none(check_host),
+    "port": _or_none(check_port),
+    "local_address": _or_none(check_ip_address),
     "max_redirects": _count_or_zero,
     "redirects": _one_of("same-origin", "any"),
     "proxy": _or_none(_proxy),
@@ -476,8 +492,8 @@ _CHECKS: dict[str, _Check] = {
     "max_lifetime": _or_none(_seconds),
     "max_buffered_bytes": _or_none(_count),
     "sockets": _or_none(_plain_sockets),
-    "backlog": _count,
-    "reuse_port": _instance(bool),
+    "backlog": _backlog,
+    "reuse_port": _reuse_port,
 }
 
 

@@ -12,16 +12,14 @@ from urllib.request import getproxies, getproxies_environment, proxy_bypass
 
 from anyio.lowlevel import current_token
 
+from creche.opening import say
 from creche.protocol.exceptions import InvalidProxy, ProxyError
 from creche.protocol.proxies import ConnectHandshake, Proxy, bypasses, parse_proxy
 from creche.protocol.uri import URI, certificate_name, without_zone
-from creche.transports.dialing import (
-    client_context,
-    dial_tcp,
-    open_transport,
-    socket_address,
-)
-from creche.transports.sockets import SocketTransport
+from creche.transports.authorities import shared_context
+from creche.transports.dialing import dial_tcp, open_transport
+from creche.transports.resolving import socket_address
+from creche.transports.sockets import SocketTransport, named_error
 
 # Where the environment (or the system's settings) names a proxy, by the URI's scheme: that for
 # WebSockets first, then SOCKS, which RFC 6455 4.1 prefers, then those for HTTP.
@@ -101,22 +99,30 @@ async def open_tunnel(
     host = without_zone(host)  # it would be one of ours
     if proxy.is_socks:
         return await open_transport(await _dial_socks(proxy, host, port, local_address), None)
-    sock = await dial_tcp(proxy.host, proxy.port, local_address=local_address)
+    name = None
     if proxy.scheme == "https":
+        context = context or await shared_context()
         name = server_hostname or certificate_name(proxy.host)
-        transport = await open_transport(sock, context or client_context(), server_hostname=name)
     else:
-        transport = await open_transport(sock, None)
+        context = None
+    sock = await dial_tcp(proxy.host, proxy.port, local_address=local_address)
+    transport = await open_transport(sock, context, server_hostname=name)
     try:
         handshake = ConnectHandshake(proxy, host, port, user_agent_header=user_agent_header)
-        transport.outbox += handshake.request_bytes()
-        await transport.drain()
-        while not handshake.receive_data(await transport.receive()):
+        await say(transport, handshake.request_bytes())
+        while not handshake.receive_data(await _answer(transport)):
             pass
     except BaseException:
         transport.close()
         raise
     return transport
+
+
+async def _answer(transport: SocketTransport) -> bytes:
+    try:
+        return await transport.receive()
+    except OSError as exc:
+        raise named_error(exc, "the proxy broke the connection off before it answered") from None
 
 
 async def _dial_socks(

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 import anyio
 from anyio.abc import TaskStatus
 
+from creche.addresses import check_authority
 from creche.options import ProcessRequest, ServerOptions
 from creche.protocol.http import Request, Response
 from creche.protocol.server_handshake import reject
@@ -54,6 +55,8 @@ class Router:
     ) -> None:
         if not isinstance(url_map, Map):
             raise TypeError(f"url_map must be a werkzeug Map, not {type(url_map).__name__}")
+        if server_name is not None:
+            check_authority("server_name", server_name)
         self._map = url_map
         self._server_name = server_name
         self._url_scheme = url_scheme

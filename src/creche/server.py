@@ -16,6 +16,7 @@ import anyio
 from anyio import TaskHandle
 from anyio.abc import ByteStream, Listener, TaskStatus
 
+from creche.addresses import check_listening, check_mode, check_unix_path
 from creche.background import Background, is_cancelled
 from creche.deadlines import NEVER, Timer
 from creche.deciding import Decider, DecidingHandler, PendingRequest
@@ -42,15 +43,15 @@ from creche.transports.base import Transport
 from creche.transports.dialing import open_transport
 from creche.transports.listening import (
     RareWarning,
+    UnixPath,
     accept_loop,
+    accept_streams,
     bind_tcp,
     bind_unix,
     close_listening,
-    identity,
     listen_on,
     listener_address,
     listening_address,
-    remove_unix,
 )
 from creche.transports.streams import StreamTransport, TrioStream
 from creche.websocket import Handler, WebSocket
@@ -85,7 +86,8 @@ async def serve(
     Args:
         handler: a coroutine function that takes a WebSocket, or what deciding() makes of one that
             takes the request.
-        host: a name or an address to listen on; None for every interface.
+        host: a name or an address to listen on; None for every interface. Of several addresses
+            of a name those are passed over that this machine does not have.
         port: the TCP port; 0 for a free one.
         options: see ServerOptions.
 
@@ -109,11 +111,17 @@ async def serving(
 
     Leaving it shuts the server down. Arguments and exceptions are those of serve().
     """
+    _check_handler(handler)
     settings = server_options(options)
+    check_listening(host, port)
     sockets = settings["sockets"]
     if sockets is None:
         sockets = await bind_tcp(
-            host, port, backlog=settings["backlog"], reuse_port=settings["reuse_port"]
+            host,
+            port,
+            backlog=settings["backlog"],
+            reuse_port=settings["reuse_port"],
+            logger=settings["logger"],
         )
     elif host is not None or port != 0:
         raise TypeError("sockets: host and port cannot be given beside bound sockets")
@@ -136,22 +144,26 @@ async def serve_unix(
     Args:
         handler: a coroutine function that takes a WebSocket, or what deciding() makes of one that
             takes the request.
-        path: where to listen; it is removed at the end.
+        path: where to listen; it is removed at the end, if this process still may do so then.
         mode: the socket's permissions, such as 0o660; None for what the umask leaves.
         options: see ServerOptions.
 
     Raises:
         OSError: the path is taken, or cannot be made.
     """
+    _check_handler(handler)
+    check_unix_path(path, listening=True)
+    if mode is not None:
+        check_mode(mode)
     settings = server_options(options)
-    sock = bind_unix(path, mode=mode, backlog=settings["backlog"])
-    made = identity(path)
-    try:
-        async with _running(handler, settings, [sock], None) as server:
-            task_status.started(server)
-            await server.wait_stopped()
-    finally:
-        remove_unix(path, made)
+    with bind_unix(path, mode=mode, backlog=settings["backlog"]) as sock:
+        made = UnixPath(path)
+        try:
+            async with _running(handler, settings, [sock], None) as server:
+                task_status.started(server)
+                await server.wait_stopped()
+        finally:
+            made.remove(settings["logger"])
 
 
 async def serve_listener(
@@ -169,6 +181,7 @@ async def serve_listener(
         listener: what accepts byte streams; it is closed at the end.
         options: see ListenerOptions.
     """
+    _check_handler(handler)
     settings = server_options(options)
     async with listener, _running(handler, settings, [], None) as server:
         server.add_listener(listener)
@@ -432,7 +445,9 @@ class Server:
         await self._accept_with(accept_loop, sock, self._add_socket, self._logger)
 
     async def _accept_streams(self, listener: Listener[ByteStream]) -> None:
-        await self._accept_with(listener.serve, self._serve_stream, self._background.handlers)
+        await self._accept_with(
+            accept_streams, listener, self._serve_stream, self._background.handlers, self._logger
+        )
 
     async def _accept_with(self, function: Callable[..., Awaitable[None]], *args: Any) -> None:
         with anyio.CancelScope() as scope:
@@ -767,8 +782,6 @@ async def _running(
 ) -> AsyncIterator[Server]:
     """A server that runs while the body does."""
     try:
-        if not callable(handler) and not isinstance(handler, DecidingHandler):
-            raise TypeError(f"handler must be callable, not {type(handler).__name__}")
         _resolve_hosts(options, sockets)
         async with Background(options["max_buffered_bytes"], polling=True) as background:
             server = Server(handler, options, background, sockets, host)
@@ -780,6 +793,11 @@ async def _running(
     finally:
         for sock in sockets:
             sock.close()
+
+
+def _check_handler(handler: object) -> None:
+    if not callable(handler) and not isinstance(handler, DecidingHandler):
+        raise TypeError(f"handler must be callable, not {type(handler).__name__}")
 
 
 def _resolve_hosts(options: ServerHandshakeOptions, sockets: Sequence[socket.socket]) -> None:

@@ -410,10 +410,13 @@ def test_what_final_blocks_cost_is_linear(block: bytes) -> None:
         server.receive_data(data, 0)
         while server.must_continue:
             server.resume(0)
-        assert len(server.next_message(0) or b"") in (0, data.count(b"\x4b\x04\x00"))
+        assert set(server.next_message(0) or b"") <= set(b"a")
         assert server.failure is None
 
-    assert_linear(lambda size: frame(BINARY | RSV1, block * size), inflate, 500)
+    def make(size: int) -> bytes:
+        return bytes(frame(BINARY | RSV1, block * size))
+
+    assert_linear(make, inflate, 500)
 
 
 @pytest.mark.parametrize("size", [999, 1000, 1001])

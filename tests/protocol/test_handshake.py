@@ -91,7 +91,7 @@ TOO_LARGE = "the head of the opening handshake has more than 16384 bytes"
 
 REFUSALS = [
     ("not HTTP at all\r\n\r\n", 400, "bad request"),
-    ("\x16\x03\x01\x02\x00", 400, "bad request: this is not HTTP; is it TLS?"),
+    ("\x16\x03\x01\x02\x00", 400, "bad request: this is not HTTP/1.1, it seems to be TLS"),
     (REQUEST.replace("Host: server.example.com\r\n", ""), 400, "bad request"),
     (REQUEST.replace("\r\n\r\n", "\r\nX: a\x01b\r\n\r\n"), 400, "bad request"),
     (REQUEST.replace("\r\n\r\n", "\r\nContent-Length: 1\r\n\r\nx"), 400, WITH_BODY),
@@ -587,11 +587,62 @@ def test_a_refusal_with_a_broken_body_is_raised_all_the_same() -> None:
         respond(lambda r: "HTTP/1.1 500 Oops\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
 
 
+CLOSED = "the server closed the connection before it answered"
+
+
 def test_a_server_that_says_nothing_is_told_as_such() -> None:
-    with pytest.raises(
-        InvalidMessage, match=r"^the server closed the connection before it answered$"
-    ):
+    # So does one that speaks TLS, and is asked without.
+    with pytest.raises(InvalidMessage, match=f"^{CLOSED}; if it speaks TLS, say wss$"):
         ClientHandshake(URI).receive_eof()
+    with pytest.raises(InvalidMessage, match=f"^{CLOSED}$"):
+        ClientHandshake(parse_uri("wss://server.example.com/")).receive_eof()
+
+
+def test_a_server_that_stops_within_its_answer_is_told_as_such() -> None:
+    handshake = ClientHandshake(URI)
+    handshake.request_bytes()
+    assert handshake.receive_data(b"HTTP/1.1 101 Swi") is None
+    with pytest.raises(InvalidMessage, match=f"^{CLOSED}$"):
+        handshake.receive_eof()
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (b"SSH-2.0-x\r\n", "it seems to be SSH: 'SSH-2.0-x'"),
+        (b"S", "'S'"),
+        (
+            b"\x15\x03\x01\x00\x02\x02\x46",
+            r"it seems to be TLS: '\x15\x03\x01\x00\x02\x02F'; say wss",
+        ),
+    ],
+)
+def test_what_is_no_answer_is_told_at_once(answer: bytes, text: str) -> None:
+    handshake = ClientHandshake(URI)
+    handshake.request_bytes()
+    with pytest.raises(InvalidMessage) as caught:
+        handshake.receive_data(answer)
+    assert str(caught.value).startswith("the server's answer is not HTTP/1.1")
+    assert str(caught.value).endswith(text)
+
+
+def test_an_echo_of_the_request_does_not_show_it() -> None:
+    handshake = ClientHandshake(parse_uri("ws://h/?token=secret"))
+    with pytest.raises(InvalidMessage, match="an echo of the request") as caught:
+        handshake.receive_data(handshake.request_bytes())
+    assert "secret" not in str(caught.value)
+
+
+def test_what_is_no_request_is_answered_at_once_and_not_quoted() -> None:
+    for data, why in (
+        (b"SSH-2.0-x\r\n", "not HTTP/1.1, it seems to be SSH"),
+        (b"GET /?token=secret\r\n", "not HTTP/1.1, it seems to be HTTP/0.9"),
+        (b"secret\r\n", "not HTTP/1.1"),
+    ):
+        with pytest.raises(Rejection) as caught:
+            ServerHandshake().receive_data(data)
+        assert caught.value.response.status == 400
+        assert caught.value.response.body == f"bad request: this is {why}\n".encode()
 
 
 def test_client_and_server_understand_each_other() -> None:

@@ -50,6 +50,15 @@ TOO_LONG = "the user or the password of the proxy is too long for SOCKS"
         ("http://proxy.example:port", "cannot be parsed"),
         ("http://proxy.example:0", "cannot be parsed"),
         ("http://[::1", "cannot be parsed"),
+        ("http://proxy.example:65536", "cannot be parsed"),
+        (
+            "http://proxy.example:0",
+            "the URI of the proxy cannot be parsed: its port is not a number from 1 to 65535",
+        ),
+        (
+            "socks5://proxy.example:0",
+            "the URI of the proxy cannot be parsed: its port is not a number from 1 to 65535",
+        ),
         ("http://a%3Ab:c@proxy.example", "the user of the proxy has a colon, which HTTP forbids"),
         (f"socks5://{'u' * 256}:secret@proxy.example", TOO_LONG),
         (f"socks5h://user:{'secret' * 50}@proxy.example", TOO_LONG),
@@ -106,6 +115,11 @@ def test_the_request_for_a_tunnel() -> None:
     )
 
 
+def test_the_target_of_a_tunnel_is_named_as_the_domain_name_system_does() -> None:
+    handshake = ConnectHandshake(parse_proxy("http://proxy.example"), "bücher.example", 443)
+    assert handshake.request_bytes().startswith(b"CONNECT xn--bcher-kva.example:443 HTTP/1.1\r\n")
+
+
 @pytest.mark.parametrize(
     "answer", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.0 204 Go\r\nVia: x\r\n\r\n"]
 )
@@ -124,13 +138,27 @@ def test_a_proxy_that_refuses() -> None:
         ask().receive_data(b"HTTP/1.1 300 Which?\r\n\r\n")
 
 
+def test_a_proxy_that_speaks_tls_is_not_asked_whether_it_does() -> None:
+    handshake = ConnectHandshake(parse_proxy("https://proxy.example"), "server.example", 443)
+    with pytest.raises(ProxyError, match=r"^the proxy closed the connection before it answered$"):
+        handshake.receive_data(b"")
+
+
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (b"", "closed the connection before it answered"),
+        (b"", "closed the connection before it answered; if it speaks TLS or SOCKS, say https://"),
         (b"SSH-2.0-OpenSSH\r\n\r\n", "not HTTP/1.1"),
-        (b"\x05\xff" * 10_000, "more than 16384 bytes"),
+        (b"SSH-2.0-x", "^the proxy's answer is not HTTP/1.1, it seems to be SSH: 'SSH-2.0-x'$"),
+        (b"\x05\xff", r"SOCKS: '\\x05\\xff'; say socks5h://$"),
+        (b"\x15\x03\x01", r"TLS: '\\x15\\x03\\x01'; say https://$"),
+        (
+            b"CONNECT server.example:443 HTTP/1.1\r\nProxy-Auth",
+            "seems to be an echo of the request$",
+        ),
+        (b"HTTP/1.1 200 " + b"x" * 20_000, "more than 16384 bytes"),
         (b"HTTP/1.1 100 Continue\r\n\r\n", "interim answer"),
+        (b"HTTP/1.1 200 OK\r\nno header\r\n\r\n", "the proxy's answer is not HTTP/1.1: "),
         (b"HTTP/1.1 200 OK\r\n\r\nhello", "more than its answer"),
         (b"HTTP/1.1 200 OK\r\nX: \x01\r\n\r\n", "cannot be used|not HTTP"),
         (b"HTTP/1.1 999 What\r\n\r\n", "cannot be used"),

@@ -76,6 +76,8 @@ def test_a_redirect_keeps_the_zone_that_the_server_cannot_know(location: str) ->
         ("wss://a.example/", "http://a.example/", "from wss to ws"),
         ("ws://a.example/", "ftp://a.example/", "to a URI that must begin with ws"),
         ("ws://a.example/", "ws:///b", "to a URI that has no host"),
+        ("ws://a.example/", "//b.example:0/", "its port is not a number from 1 to 65535"),
+        ("ws://a.example/", "//b.example:65616/", "to what is not a URI|cannot be parsed"),
         ("ws://a.example/", "//[b", "to what is not a URI"),
         *(
             ("ws://a.example/", f"//b:{port}/", "its port is not a number from 1 to 65535")

@@ -13,17 +13,17 @@ import pytest
 from anyio.streams.tls import TLSAttribute
 
 from creche.transports import dialing
+from creche.transports.authorities import client_context
 from creche.transports.dialing import (
-    client_context,
     dial_tcp,
     dial_unix,
-    getaddrinfo,
     interleave,
     open_transport,
-    socket_address,
 )
+from creche.transports.listening import bind_unix
+from creche.transports.resolving import resolve, socket_address
 from creche.transports.sockets import named_error
-from support import cancelled_once, count_descriptors, free_port
+from support import cancelled_once, count_descriptors, filled, free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -50,11 +50,10 @@ async def test_addresses_keep_the_interface_that_they_are_of(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     index, name = socket.if_nameindex()[0]
-    (found,) = await getaddrinfo(f"fe80::1%{name}", 80)
-    assert (found[0], found[4]) == (V6, ("fe80::1", 80, 0, index))
+    assert await resolve(f"fe80::1%{name}", 80) == [(V6, ("fe80::1", 80, 0, index))]
     async with resolving(monkeypatch, (V6, (f"fe80::1%{index}", 80)), (V4, ("10.0.0.1", 80))):
-        found = await getaddrinfo("host.example", 80)
-    assert [each[4] for each in found] == [("fe80::1", 80, 0, index), ("10.0.0.1", 80)]
+        found = await resolve("host.example", 80)
+    assert found == [(V6, ("fe80::1", 80, 0, index)), (V4, ("10.0.0.1", 80))]
     with pytest.raises(OSError, match=r"cannot resolve fe80::1%no-such-interface: no interface"):
         await dial_tcp("fe80::1%no-such-interface", 80)
 
@@ -211,6 +210,40 @@ async def test_a_unix_socket_is_connected_to_or_named(unix_path: Path) -> None:
         sock.close()
 
 
+async def test_a_unix_socket_without_room_is_asked_again_until_there_is(
+    unix_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 9:
+            full.accept()[0].close()
+        await anyio.lowlevel.checkpoint()
+
+    monkeypatch.setattr("anyio.sleep", sleep)
+    before = count_descriptors()
+    with bind_unix(unix_path, backlog=1) as full, filled(unix_path):
+        sock = await dial_unix(unix_path)
+        assert sock.getpeername() == str(unix_path)
+        sock.close()
+    assert pauses == [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.05, 0.05, 0.05]
+    assert count_descriptors() == before
+
+
+async def test_a_connection_that_the_kernel_does_not_begin_is_not_taken_for_one(
+    monkeypatch: pytest.MonkeyPatch, port: int
+) -> None:
+    def connect(sock: socket.socket, address: Any) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    before = count_descriptors()
+    with pytest.raises(BlockingIOError, match=f"cannot connect to 127.0.0.1 port {port}"):
+        await dial_tcp("127.0.0.1", port)
+    assert count_descriptors() == before
+
+
 async def test_tls_sends_the_name_and_verifies_the_server(
     server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
@@ -264,12 +297,6 @@ async def test_a_socket_that_cannot_be_wrapped_is_closed(client_tls: ssl.SSLCont
         with pytest.raises(ValueError, match="idna"):
             await open_transport(ours, client_tls, server_hostname=".localhost")
         assert ours.fileno() == -1
-
-
-def test_the_clients_context_verifies() -> None:
-    context = client_context()
-    assert context.verify_mode is ssl.CERT_REQUIRED
-    assert context.check_hostname
 
 
 def test_errors_keep_their_class_and_number() -> None:

@@ -13,15 +13,15 @@ import pytest
 
 from creche.transports import listening
 from creche.transports.listening import (
+    UnixPath,
     accept_loop,
+    accept_streams,
     bind_tcp,
     bind_unix,
     close_listening,
-    identity,
     listening_address,
-    remove_unix,
 )
-from support import count_descriptors, free_port, until
+from support import count_descriptors, filled, free_port, until
 
 pytestmark = pytest.mark.anyio
 
@@ -81,16 +81,83 @@ async def test_another_port_is_tried_if_the_first_free_one_is_taken_elsewhere(
     assert count_descriptors() == before
 
 
-async def test_a_family_that_the_kernel_lacks_is_passed_over(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def localhost(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[int, Any]) -> None:
+    """Any name has these addresses, and 127.0.0.1."""
+
     async def getaddrinfo(*args: Any, **options: Any) -> Any:
-        return [(255, 0, 0, "", ("x", 0)), (socket.AF_INET, 0, 0, "", ("127.0.0.1", 0))]
+        both = [*addresses, (socket.AF_INET, ("127.0.0.1", 0))]
+        return [(family, 0, 0, "", address) for family, address in both]
 
     monkeypatch.setattr("anyio.getaddrinfo", getaddrinfo)
-    sockets = await bind_tcp("localhost", 0)
+
+
+UNAVAILABLE = {
+    "no such family": (255, ("x", 0)),
+    "an address of another machine": (socket.AF_INET, ("203.0.113.1", 0)),
+    "IPv6 of another machine": (socket.AF_INET6, ("2001:db8::1", 0)),
+    "a link without its interface": (socket.AF_INET6, ("fe80::1", 0)),
+}
+
+
+@pytest.mark.parametrize("name", UNAVAILABLE)
+async def test_of_several_addresses_those_that_are_not_here_are_passed_over(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    localhost(monkeypatch, UNAVAILABLE[name])
+    before = count_descriptors()
+    sockets = await bind_tcp("localhost", 0, logger=logging.getLogger("test"))
     assert [listening_address(sock)[0] for sock in sockets] == ["127.0.0.1"]
     close_all(sockets)
+    [record] = caplog.records
+    assert "listening on the other addresses of localhost" in record.message
+    assert count_descriptors() == before
+
+
+async def test_where_no_address_is_here_the_error_names_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake_addresses(monkeypatch, "203.0.113.1", "203.0.113.2")
+    before = count_descriptors()
+    with pytest.raises(OSError, match=r"cannot listen on 203\.0\.113\.1 port 7") as caught:
+        await bind_tcp("elsewhere.example", 7)
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+    fake_addresses(monkeypatch)
+    with pytest.raises(OSError, match=r"cannot resolve nowhere\.example"):
+        await bind_tcp("nowhere.example", 7)
+    assert count_descriptors() == before
+
+
+async def test_an_address_that_is_here_and_taken_is_never_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Clients would come to whoever has taken it.
+    with socket.create_server(("127.0.0.2", 0)) as taken:
+        localhost(monkeypatch, (socket.AF_INET, ("127.0.0.2", 0)))
+        before = count_descriptors()
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=rf"cannot listen on 127\.0\.0\.2 port {port}"):
+            await bind_tcp("localhost", port)
+        assert count_descriptors() == before
+
+
+async def test_running_out_of_descriptors_is_no_reason_to_pass_an_address_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    localhost(monkeypatch, (socket.AF_INET, ("127.0.0.2", 0)))
+
+    class Exhausted:
+        """The module socket, without a socket."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(socket, name)
+
+        def socket(self, family: int, kind: int) -> socket.socket:
+            raise error(errno.EMFILE)
+
+    monkeypatch.setattr(listening, "socket", Exhausted())
+    with pytest.raises(OSError, match=r"127\.0\.0\.2 port 0: Too many open files"):
+        await bind_tcp("localhost", 0)
 
 
 async def test_a_port_that_is_taken_is_named_and_shared_only_if_asked_for() -> None:
@@ -105,8 +172,10 @@ async def test_a_port_that_is_taken_is_named_and_shared_only_if_asked_for() -> N
 
 
 async def test_a_host_that_cannot_be_resolved_is_named() -> None:
-    with pytest.raises(OSError, match=r"cannot resolve no-such-host\.invalid"):
-        await bind_tcp("no-such-host.invalid", 0)
+    for host in ("no-such-host.invalid", "ü" * 70, "a\0b"):
+        with pytest.raises(OSError, match="cannot resolve") as caught:
+            await bind_tcp(host, 0)
+        assert host.partition("\0")[0] in str(caught.value)
 
 
 async def test_a_unix_socket_has_its_mode_and_replaces_a_stale_one(unix_path: Path) -> None:
@@ -134,14 +203,92 @@ async def test_a_file_is_never_replaced_by_a_unix_socket(unix_path: Path) -> Non
 
 
 async def test_only_our_own_unix_socket_is_removed(unix_path: Path) -> None:
-    sock = bind_unix(unix_path)
-    made = identity(unix_path)
-    remove_unix(unix_path, (0, 0))
-    assert unix_path.exists()
-    remove_unix(unix_path, made)
+    logger = logging.getLogger("test")
+    with bind_unix(unix_path):
+        ours = UnixPath(unix_path)
+        ours.remove(logger)
+        assert not unix_path.exists()
+        ours.remove(logger)
+        with bind_unix(unix_path):
+            ours.remove(logger)
+            assert unix_path.exists()
+            again = UnixPath(unix_path)
+            os.utime(unix_path, ns=(0, 0))  # one with the same number, made at another time
+            again.remove(logger)
+            assert unix_path.exists()
+
+
+async def test_a_path_is_removed_wherever_the_process_has_gone(
+    unix_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(unix_path.parent)
+    with bind_unix(unix_path.name):
+        ours = UnixPath(unix_path.name)
+        monkeypatch.chdir("/")
+        ours.remove(logging.getLogger("test"))
     assert not unix_path.exists()
-    remove_unix(unix_path, made)
-    sock.close()
+
+
+async def test_a_path_that_cannot_be_removed_is_logged(
+    unix_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unlink(path: str) -> None:
+        raise error(errno.EACCES)
+
+    with bind_unix(unix_path):
+        ours = UnixPath(unix_path)
+        with monkeypatch.context() as patch:
+            patch.setattr("os.unlink", unlink)
+            ours.remove(logging.getLogger("test"))
+    [record] = caplog.records
+    assert record.message == f"cannot remove {unix_path}: Permission denied"
+
+
+async def test_a_path_is_not_left_behind_where_its_mode_cannot_be_set(
+    unix_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chmod(path: str, mode: int) -> None:
+        raise error(errno.EPERM)
+
+    monkeypatch.setattr("os.chmod", chmod)
+    before = count_descriptors()
+    with pytest.raises(PermissionError, match=str(unix_path)):
+        bind_unix(unix_path, mode=0o600)
+    assert not unix_path.exists()
+    assert count_descriptors() == before
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
+async def test_a_socket_that_somebody_has_bound_is_taken_though_nobody_listens(
+    kind: socket.SocketKind, unix_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, kind) as bound:
+        bound.bind(str(unix_path))
+        made = os.stat(unix_path).st_ino
+        with pytest.raises(OSError, match=str(unix_path)) as caught:
+            bind_unix(unix_path)
+        assert caught.value.errno == errno.EADDRINUSE
+        assert os.stat(unix_path).st_ino == made
+    bind_unix(unix_path).close()
+
+
+async def test_a_path_whose_queue_is_full_is_taken_and_nobody_waits_to_find_out(
+    unix_path: Path,
+) -> None:
+    with bind_unix(unix_path, backlog=1) as full, filled(unix_path):
+        full.settimeout(0)
+        with pytest.raises(OSError, match=str(unix_path)) as caught:
+            bind_unix(unix_path)  # synchronous: nothing would end it while it blocks
+        assert caught.value.errno == errno.EADDRINUSE
+
+
+async def test_who_looks_whether_a_path_is_taken_is_no_client(unix_path: Path) -> None:
+    with bind_unix(unix_path) as sock:
+        sock.setblocking(False)
+        with pytest.raises(OSError, match=str(unix_path)):
+            bind_unix(unix_path)
+        with pytest.raises(BlockingIOError):
+            sock.accept()
 
 
 class FakeListener:
@@ -166,38 +313,128 @@ class FakeListener:
         return step, None
 
 
+class Script:
+    """What accept_loop() does as it follows a script, without a kernel and without a clock."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pauses: list[float] = []
+        self.accepted: list[Any] = []
+        self.now = 0.0
+        monkeypatch.setattr("anyio.sleep", self.sleep)
+        monkeypatch.setattr("anyio.wait_readable", self.wait_readable)
+        monkeypatch.setattr("anyio.current_time", lambda: self.now)
+
+    async def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += 0.3
+        await anyio.lowlevel.checkpoint()
+
+    async def wait_readable(self, _sock: Any) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    async def run(self, *steps: Any) -> None:
+        """Accept until the last step is reached."""
+        listener: Any = FakeListener(list(steps))
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(accept_loop, listener, self.accepted.append, logging.getLogger("test"))
+            while steps[-1] not in self.accepted:
+                await anyio.lowlevel.checkpoint()
+            tg.cancel_scope.cancel()
+
+
+def error(code: int) -> OSError:
+    return OSError(code, os.strerror(code))
+
+
 async def test_running_out_of_descriptors_is_sat_out_and_logged_once_a_second(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    exhausted = [
-        OSError(code, os.strerror(code))
-        for code in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED)
-    ]
-    listener: Any = FakeListener(["a", *exhausted, "b"])
-    pauses = []
-    now = 0.0
-
-    async def sleep(seconds: float) -> None:
-        nonlocal now
-        pauses.append(seconds)
-        now += 0.3
-        await anyio.lowlevel.checkpoint()
-
-    async def wait_readable(sock: Any) -> None:
-        await anyio.lowlevel.checkpoint()
-
-    monkeypatch.setattr("anyio.sleep", sleep)
-    monkeypatch.setattr("anyio.wait_readable", wait_readable)
-    monkeypatch.setattr("anyio.current_time", lambda: now)
-    accepted: list[Any] = []
-    async with anyio.create_task_group() as tg:
-        tg.start_soon(accept_loop, listener, accepted.append, logging.getLogger("test"))
-        while accepted != ["a", "b"]:
-            await anyio.lowlevel.checkpoint()
-        tg.cancel_scope.cancel()
-    assert pauses == [listening.PAUSE] * 5
+    codes = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC)
+    script = Script(monkeypatch)
+    await script.run("a", *map(error, codes), "b")
+    assert script.accepted == ["a", "b"]
+    assert script.pauses == [listening.PAUSE] * 5
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert "cannot accept connections for now" in caplog.text
+
+
+# What accept(2) of Linux names, and what no manual does.
+OF_ONE_CONNECTION = [
+    *("EPERM", "EACCES", "EPROTO", "ECONNABORTED", "ECONNRESET", "ENETDOWN", "ENETUNREACH"),
+    *("EHOSTDOWN", "EHOSTUNREACH", "ENONET", "ENOPROTOOPT", "EOPNOTSUPP", "ETIMEDOUT", "ENOSR"),
+    *("ESOCKTNOSUPPORT", "EPROTONOSUPPORT", "EIO", "EPIPE", "ENODEV"),
+]
+
+
+@pytest.mark.parametrize("name", OF_ONE_CONNECTION)
+async def test_what_the_kernel_says_of_one_connection_ends_only_that_one(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = Script(monkeypatch)
+    await script.run("a", error(getattr(errno, name)), "b")
+    assert script.accepted == ["a", "b"]
+    # Connections that fail must not keep others waiting for long.
+    assert script.pauses == [listening.SHORT_PAUSE]
+    assert os.strerror(getattr(errno, name)) in caplog.text
+
+
+@pytest.mark.parametrize("name", ["EBADF", "EINVAL", "ENOTSOCK", "EFAULT"])
+async def test_what_says_that_the_listening_socket_is_broken_is_raised(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = Script(monkeypatch)
+    code = getattr(errno, name)
+    listener: Any = FakeListener([error(code)])
+    with pytest.raises(OSError, match=os.strerror(code)):
+        await accept_loop(listener, script.accepted.append, logging.getLogger("test"))
+
+
+async def test_what_a_poll_reports_for_a_while_is_sat_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(monkeypatch)
+    failures = [error(errno.ENOSPC)]  # too many descriptors are watched by epoll
+
+    async def wait_readable(sock: Any) -> None:
+        await script.wait_readable(sock)
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr("anyio.wait_readable", wait_readable)
+    await script.run("a")
+    assert script.pauses == [listening.PAUSE]
+
+
+class FakeStreams:
+    """A listener of AnyIO whose serve() follows a script."""
+
+    def __init__(self, *script: Exception) -> None:
+        self.script = list(script)
+
+    async def serve(self, accepted: Any, task_group: Any) -> None:
+        await anyio.lowlevel.checkpoint()
+        raise self.script.pop(0)
+
+
+async def test_a_listener_of_anyio_is_served_on_after_what_passes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = Script(monkeypatch)
+    several = ExceptionGroup("two listeners", [error(errno.EPERM), error(errno.EMFILE)])
+    listener: Any = FakeStreams(error(errno.EMFILE), several, anyio.ClosedResourceError())
+    async with anyio.create_task_group() as tg:
+        with pytest.raises(anyio.ClosedResourceError):
+            await accept_streams(listener, script.sleep, tg, logging.getLogger("test"))  # type: ignore[arg-type]
+    assert script.pauses == [listening.PAUSE, listening.SHORT_PAUSE]
+    assert "cannot accept connections for now" in caplog.text
+
+
+@pytest.mark.parametrize("failure", [error(errno.EBADF), OSError("closed"), RuntimeError("bug")])
+async def test_a_listener_of_anyio_that_is_broken_is_told(failure: Exception) -> None:
+    for raised in (failure, ExceptionGroup("one listener", [failure])):
+        listener: Any = FakeStreams(raised)
+        async with anyio.create_task_group() as tg:
+            with pytest.raises(type(failure)) as caught:
+                await accept_streams(listener, anyio.sleep, tg, logging.getLogger("test"))  # type: ignore[arg-type]
+            assert caught.value is failure
 
 
 async def test_many_connections_at_once_give_others_their_turn(

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 from typing import Any
 
+from creche.addresses import check_port
 from creche.options import client_options
 
 # What a command does; it returns the exit status, None for 0.
@@ -74,6 +75,13 @@ def seconds(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise ValueError
+    return value
+
+
+def port(text: str) -> int:
+    """A TCP port, or 0 for a free one."""
+    value = int(text)
+    check_port("port", value, 0)
     return value
 
 

@@ -13,7 +13,8 @@ import anyio
 from anyio.abc import SocketAttribute
 
 import creche
-from creche.cli.arguments import Command, UsageError, add_backend
+from creche.addresses import check_listening
+from creche.cli.arguments import Command, UsageError, add_backend, port
 
 # Where --tls is said without a file.
 MADE = ""
@@ -26,7 +27,7 @@ def add_to(commands: Any) -> None:
         description="Send back each message to whoever has sent it, until Ctrl-C or SIGTERM.",
     )
     parser.add_argument("--host", default="localhost", help="where to listen (default: localhost)")
-    parser.add_argument("--port", type=int, default=8765, help="the port (default: 8765)")
+    parser.add_argument("--port", type=port, default=8765, help="the port (default: 8765)")
     parser.add_argument(
         "--broadcast", action="store_true", help="send each message to all the other clients"
     )
@@ -42,6 +43,10 @@ def add_to(commands: Any) -> None:
 
 
 def prepare(given: argparse.Namespace) -> Command:
+    try:
+        check_listening(given.host, given.port)
+    except ValueError as exc:
+        raise UsageError(f"--{exc}") from None
     if given.tls is None:
         return partial(run, given, None)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -28,6 +28,7 @@ MODULES = (
     "redaction",
     "redirects",
     "server_handshake",
+    "start_lines",
     "states",
     "timers",
     "uri",

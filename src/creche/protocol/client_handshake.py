@@ -33,6 +33,7 @@ from creche.protocol.headers import Headers, HeadersLike
 from creche.protocol.http import (
     MAX_BODY_BYTES,
     HeadReader,
+    NotHTTP,
     Request,
     Response,
     decode_headers,
@@ -40,6 +41,7 @@ from creche.protocol.http import (
     next_event,
     trailing_data,
 )
+from creche.protocol.start_lines import may_be_status_line
 from creche.protocol.uri import URI
 
 # A server may send so many answers like 100 and 103 before its own (RFC 9110 15.2).
@@ -75,10 +77,12 @@ class ClientHandshake:
     ) -> None:
         self._subprotocols = check_subprotocols(subprotocols)
         self._key = base64.b64encode(os.urandom(16)).decode()
-        self._head = HeadReader(max_header_bytes)
+        self._head = HeadReader(max_header_bytes, may_be_status_line, b"GET")
+        self._secure = uri.secure
         self._http = h11.Connection(h11.CLIENT)
         self.refusal: Response | None = None  # another answer than 101, so far
         self._interim_answers = 0
+        self._answered = False  # whether a byte has come
         self._in_head = True  # h11 bounds what comes after an interim answer
         self.subprotocol: str | None = None
         self.extensions: list[Extension] = []
@@ -128,8 +132,13 @@ class ClientHandshake:
             InvalidStatus: another answer, complete with its body.
             HandshakeError: an answer that breaks RFC 6455 4.1.
         """
+        self._answered = True
         if self._in_head:
-            head = self._head.receive_data(data)
+            try:
+                head = self._head.receive_data(data)
+            except NotHTTP as exc:
+                advice = "; say wss" if exc.protocol == "TLS" else ""
+                raise InvalidMessage(f"the server's answer is {exc}{advice}") from None
             if head is None:
                 return None
             self._in_head = False
@@ -146,7 +155,12 @@ class ClientHandshake:
         """
         if self.refusal is not None:
             raise InvalidStatus(self.refusal)
-        raise InvalidMessage("the server closed the connection before it answered")
+        raise InvalidMessage(f"the server closed the connection before it answered{self.advice}")
+
+    @property
+    def advice(self) -> str:
+        """What to try where the server has gone without a word: one that speaks TLS goes so."""
+        return "" if self._secure or self._answered else "; if it speaks TLS, say wss"
 
     def _next_events(self) -> Response | None:
         while True:

@@ -15,6 +15,7 @@ import h11
 from creche.protocol.exceptions import InvalidMessage
 from creche.protocol.headers import Headers, HeadersLike
 from creche.protocol.redaction import shown_path, what_h11_says
+from creche.protocol.start_lines import JUDGED_BYTES, recognize, show
 
 # The most of a refusing server's body that is kept, in bytes.
 MAX_BODY_BYTES = 2**16
@@ -133,35 +134,92 @@ class HeadTooLarge(InvalidMessage):
     """The head of a message is larger than allowed.
 
     Attributes:
+        limit: how many bytes are.
         in_first_line: whether the first line alone is.
     """
 
     def __init__(self, limit: int, in_first_line: bool) -> None:
-        super().__init__(f"the head of the opening handshake has more than {limit} bytes")
+        super().__init__(limit, in_first_line)
+        self.limit = limit
         self.in_first_line = in_first_line
+
+    def __str__(self) -> str:
+        return f"the head of the opening handshake has more than {self.limit} bytes"
+
+
+class NotHTTP(InvalidMessage):
+    """The first bytes are no beginning of an HTTP/1.1 message.
+
+    Attributes:
+        protocol: what they seem to be, such as "SSH"; empty where that is not known.
+        quoted: the first line as it may be shown; empty where it may not.
+    """
+
+    def __init__(self, protocol: str, quoted: str = "") -> None:
+        super().__init__(protocol, quoted)
+        self.protocol = protocol
+        self.quoted = quoted
+
+    def __str__(self) -> str:
+        it_is = f", it seems to be {self.protocol}" if self.protocol else ""
+        return f"not HTTP/1.1{it_is}" + (f": {self.quoted}" if self.quoted else "")
 
 
 class HeadReader:
-    """Collects the bytes of a head, bounded, until it is complete."""
+    """Collects the bytes of a head, bounded, until it is complete.
 
-    def __init__(self, max_bytes: int) -> None:
+    Args:
+        max_bytes: the most that a head may have.
+        may_begin: whether the first line may be so, or begin so, which is asked again and again
+            until it is whole.
+        method: of our request, if it is an answer that is read. What is not HTTP at all is quoted
+            then, but for an echo of the request, which may hold credentials.
+    """
+
+    def __init__(
+        self, max_bytes: int, may_begin: Callable[[bytes], bool], method: bytes | None = None
+    ) -> None:
         self._max_bytes = max_bytes
+        self._may_begin: Callable[[bytes], bool] | None = may_begin
+        self._method = method
         self._buffer = bytearray()
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> bytes | None:
         """The head with everything after it, once it is complete.
 
         Raises:
+            NotHTTP: no head begins so.
             HeadTooLarge: it has more than `max_bytes` bytes.
         """
         buffer = self._buffer
         searched = max(len(buffer) - 3, 0)
         buffer += data
+        if self._may_begin is not None:
+            self._judge(self._may_begin, searched)
         end = _end_of_head(buffer, searched)
         size = end or len(buffer)
         if size > self._max_bytes:
             raise HeadTooLarge(self._max_bytes, b"\n" not in buffer[: self._max_bytes])
         return bytes(buffer) if end else None
+
+    def _judge(self, may_begin: Callable[[bytes], bool], searched: int) -> None:
+        buffer = self._buffer
+        # RFC 9112 2.2: an empty line may come first. Two of them end the head.
+        start = len(buffer[:2]) - len(buffer[:2].lstrip(b"\r\n"))
+        newline = buffer.find(b"\n", max(searched, start))
+        stop = newline + 1 or start + JUDGED_BYTES
+        line = bytes(buffer[start:stop])
+        if line and not may_begin(line):
+            raise self._not_http(line)
+        if newline >= 0:
+            self._may_begin = None
+
+    def _not_http(self, line: bytes) -> NotHTTP:
+        if self._method is None or line.startswith(b"HTTP/"):
+            return NotHTTP(recognize(line))
+        if line.startswith(self._method):
+            return NotHTTP("an echo of the request")
+        return NotHTTP(recognize(line), show(line))
 
 
 def _end_of_head(buffer: bytearray, start: int) -> int:

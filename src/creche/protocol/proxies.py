@@ -14,11 +14,13 @@ from creche.protocol.exceptions import InvalidMessage, InvalidProxy, InvalidProx
 from creche.protocol.headers import Headers
 from creche.protocol.http import (
     HeadReader,
+    NotHTTP,
     Response,
     decode_headers,
     encode_headers,
     next_event,
 )
+from creche.protocol.start_lines import may_be_status_line
 from creche.protocol.uri import (
     basic_authorization,
     encode_host,
@@ -40,6 +42,8 @@ _DEFAULT_PORTS = {
 
 # What curl, Debian and desktops write.
 _OTHER_NAMES = {"socks": "socks5h"}
+# How to name a proxy that answers so.
+_SCHEMES = {"TLS": "https", "SOCKS": "socks5h"}
 
 # The longest user and password of SOCKS5, in bytes (RFC 1929 2).
 _MAX_SOCKS_CREDENTIAL = 255
@@ -182,14 +186,15 @@ class ConnectHandshake:
         user_agent_header: str | None = None,
         max_header_bytes: int = 2**14,
     ) -> None:
-        self._target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._target = f"[{host}]:{port}" if ":" in host else f"{encode_host(host)}:{port}"
         self._headers = Headers([("Host", self._target)])
         if proxy.user is not None:
             authorization = basic_authorization(proxy.user, proxy.password)
             self._headers.add("Proxy-Authorization", authorization)
         if user_agent_header is not None:
             self._headers.add("User-Agent", user_agent_header)
-        self._head = HeadReader(max_header_bytes)
+        self._head = HeadReader(max_header_bytes, may_be_status_line, b"CONNECT")
+        self._tls = proxy.scheme == "https"
         self._http = h11.Connection(h11.CLIENT)
 
     def request_bytes(self) -> bytes:
@@ -208,7 +213,9 @@ class ConnectHandshake:
             ProxyError: its answer is not HTTP, or it ended.
         """
         if not data:
-            raise ProxyError("the proxy closed the connection before it answered")
+            # As those do that are asked in what is not their language.
+            advice = "" if self._tls else "; if it speaks TLS or SOCKS, say https:// or socks5h://"
+            raise ProxyError(f"the proxy closed the connection before it answered{advice}")
         try:
             head = self._head.receive_data(data)
             if head is None:
@@ -218,6 +225,10 @@ class ConnectHandshake:
             if not isinstance(event, h11.Response):
                 raise ProxyError("the proxy sends an interim answer to CONNECT")
             response = Response(event.status_code, decode_headers(event.headers))
+        except NotHTTP as exc:
+            scheme = _SCHEMES.get(exc.protocol)
+            advice = f"; say {scheme}://" if scheme else ""
+            raise ProxyError(f"the proxy's answer is {exc}{advice}") from None
         except (InvalidMessage, ValueError) as exc:
             raise ProxyError(f"the proxy's answer cannot be used: {exc}") from None
         if not 200 <= response.status < 300:

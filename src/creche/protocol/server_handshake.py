@@ -25,6 +25,7 @@ from creche.protocol.headers import Headers, HeadersLike
 from creche.protocol.http import (
     HeadReader,
     HeadTooLarge,
+    NotHTTP,
     Request,
     Response,
     decode_headers,
@@ -33,6 +34,7 @@ from creche.protocol.http import (
     trailing_data,
 )
 from creche.protocol.redaction import what_h11_says, without_secrets
+from creche.protocol.start_lines import may_be_request_line
 from creche.protocol.uri import encode_host, encode_origin
 
 Origin = str | re.Pattern[str] | None
@@ -80,8 +82,7 @@ class ServerHandshake:
         self._origins = origins
         self._subprotocols = subprotocols
         self._hosts = hosts
-        self._first_byte: bytes | None = None
-        self._head = HeadReader(max_header_bytes)
+        self._head = HeadReader(max_header_bytes, may_be_request_line)
 
     @property
     def trailing_data(self) -> bytes:
@@ -94,13 +95,11 @@ class ServerHandshake:
         Raises:
             Rejection: it is not a request that we answer otherwise.
         """
-        if self._first_byte is None:
-            self._first_byte = bytes(data[:1])
-            if not (self._first_byte.isalpha() or self._first_byte in b"\r\n"):
-                # Told at once: a client that speaks TLS would wait for an answer for long.
-                raise reject(400, "bad request: this is not HTTP; is it TLS?")
         try:
             head = self._head.receive_data(data)
+        except NotHTTP as exc:
+            # Told at once: a client that speaks TLS would wait for an answer for long.
+            raise reject(400, f"bad request: this is {exc}") from None
         except HeadTooLarge as exc:
             raise reject(414 if exc.in_first_line else 431, str(exc)) from None
         if head is None:

@@ -12,16 +12,27 @@ from typing import Any
 import anyio
 from anyio.streams.tls import TLSStream
 
-from creche.transports.base import Transport
+from creche.protocol.start_lines import (
+    JUDGED_BYTES,
+    may_be_request_line,
+    may_be_status_line,
+    recognize,
+    show,
+)
+from creche.transports.base import READ_SIZE, Transport
 from creche.transports.callback_sockets import CallbackSocketTransport
+from creche.transports.resolving import Address, resolve, socket_address
 from creche.transports.sockets import SocketTransport, named_error, retry
 from creche.transports.streams import StreamTransport, TransportStream
 from creche.transports.tls import TLSSocket
 
+_REASON = "WRONG_VERSION_NUMBER"
+
 # The next address is tried after so long, or when the last one has failed (RFC 8305 5).
 ATTEMPT_DELAY = 0.25
 
-_Address = tuple[int, Any]
+# A Unix socket that has no room for another client is asked again after so long.
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05
 
 
 async def dial_tcp(
@@ -38,13 +49,7 @@ async def dial_tcp(
     Raises:
         OSError: the name cannot be resolved, or no address answers; it names the host.
     """
-    try:
-        found = await getaddrinfo(host, port)
-    except OSError as exc:
-        raise named_error(exc, f"cannot resolve {host}") from None
-    except UnicodeError:
-        raise OSError(errno.EINVAL, f"cannot resolve {host!r}: it is not a host name") from None
-    addresses = interleave([(family, address) for family, _, _, _, address in found])
+    addresses = interleave(await resolve(host, port))
     winner: socket.socket | None = None
     errors: list[OSError] = []
 
@@ -85,30 +90,7 @@ async def dial_tcp(
     return winner
 
 
-async def getaddrinfo(host: str | None, port: int, *, flags: int = 0) -> Any:
-    """As that of AnyIO, but addresses keep the interface that they are of.
-
-    Raises:
-        OSError: the name cannot be resolved, or there is no such interface.
-        UnicodeError: it is no name.
-    """
-    if host is not None and "%" in host:
-        # An address already: uvloop would lose its interface here.
-        return [(socket.AF_INET6, 0, 0, "", socket_address((host, port)))]
-    found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
-    return [(*others, socket_address(address)) for *others, address in found]
-
-
-def socket_address(address: Any) -> Any:
-    """An address as the kernel takes it: the interface of a link-local one, which AnyIO and people
-    write behind a "%", is a number of its own there."""
-    name, percent, zone = address[0].partition("%")
-    if not percent:
-        return address
-    return name, address[1], 0, int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
-
-
-def interleave(addresses: Sequence[_Address]) -> list[_Address]:
+def interleave(addresses: Sequence[Address]) -> list[Address]:
     """Put the families in turn, the resolver's first one first (RFC 8305 4)."""
     first = addresses[0][0]
     ours = [address for address in addresses if address[0] == first]
@@ -128,7 +110,10 @@ async def _connect(family: int, address: Any, local_address: str | None) -> sock
             sock.bind(socket_address((local_address, 0)))
         try:
             sock.connect(address)
-        except (BlockingIOError, InterruptedError):
+        except (BlockingIOError, InterruptedError) as exc:
+            # Linux has no port left for it, or no room: nothing is under way that could be awaited.
+            if exc.errno == errno.EAGAIN:
+                raise
             await anyio.wait_writable(sock)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
@@ -140,15 +125,21 @@ async def _connect(family: int, address: Any, local_address: str | None) -> sock
 
 
 async def dial_unix(path: str | os.PathLike[str]) -> socket.socket:
-    """Connect to a Unix socket.
+    """Connect to a Unix socket, as soon as there is room among those that wait to be accepted.
 
     Raises:
         OSError: nobody listens there; it names the path.
     """
-    try:
-        return await _connect(socket.AF_UNIX, os.fspath(path), None)
-    except OSError as exc:
-        raise named_error(exc, f"cannot connect to {os.fspath(path)}") from None
+    pause = _SHORTEST_PAUSE
+    while True:
+        try:
+            return await _connect(socket.AF_UNIX, os.fspath(path), None)
+        except BlockingIOError:
+            pass  # no poll tells when there is room
+        except OSError as exc:
+            raise named_error(exc, f"cannot connect to {os.fspath(path)}") from None
+        await anyio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 async def open_transport(
@@ -169,11 +160,50 @@ async def open_transport(
         if context is None:
             return CallbackSocketTransport(sock)
         tls = TLSSocket(sock, context, server_side=server_side, server_hostname=server_hostname)
-        await retry(tls, tls.do_handshake)
+        await _shake_hands(tls, server_side)
         return CallbackSocketTransport(tls)
     except BaseException:
         sock.close()
         raise
+
+
+async def _shake_hands(tls: TLSSocket, server_side: bool) -> None:
+    """The TLS handshake, with a look at what comes first: OpenSSL does not say what it was, and
+    would wait for five bytes of whoever sends less and then waits for us."""
+    judged = False
+
+    def go_on() -> None:
+        nonlocal judged
+        if not judged:
+            try:
+                first = tls.plain.recv(JUDGED_BYTES, socket.MSG_PEEK)
+            except OSError:
+                first = b""  # which the handshake will meet, too
+            judged = first != b""
+            if judged and not _may_be_tls(first, server_side):
+                tls.plain.recv(READ_SIZE)  # unread, it would make closing the socket a reset
+                raise _not_tls(first, server_side)
+        tls.do_handshake()
+
+    await retry(tls, go_on)
+
+
+def _may_be_tls(first: bytes, server_side: bool) -> bool:
+    # A record (RFC 8446 5.1); a client may begin as in SSL 2.0 (RFC 5246 E.2).
+    return 20 <= first[0] <= 24 or (server_side and first[0] >= 0x80)
+
+
+def _not_tls(first: bytes, server_side: bool) -> ssl.SSLError:
+    is_http = may_be_status_line(first) or may_be_request_line(first[: first.find(b"\n") + 1])
+    name = "HTTP" if is_http else recognize(first)
+    text = f"the {'client' if server_side else 'server'} does not speak TLS"
+    if name:
+        text += f", it seems to be {name}"
+    if not server_side:  # what a client says is a request, perhaps with credentials
+        text += f": {show(first)}"
+    error = ssl.SSLError(ssl.SSL_ERROR_SSL, f"[SSL: {_REASON}] {text}")
+    error.library, error.reason = "SSL", _REASON  # as OpenSSL has it
+    return error
 
 
 async def add_tls(
@@ -200,10 +230,3 @@ async def add_tls(
         transport.close()
         raise
     return StreamTransport(stream)
-
-
-def client_context() -> ssl.SSLContext:
-    """A TLS context that verifies the server, for HTTP/1.1."""
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    return context

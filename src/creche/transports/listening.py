@@ -7,88 +7,139 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import anyio
-from anyio.abc import SocketAttribute
+from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
 
-from creche.transports.dialing import getaddrinfo
+from creche.transports.resolving import Address, resolve
 from creche.transports.sockets import named_error
 
-# The kernel is out of something for a while, or the client has gone again.
-_PASSING = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED, errno.EPROTO}
-)
+# Only these say that a listening socket is broken. Whatever else accept() reports passes, or is of
+# one connection: Linux passes on what the network has said of it, and a firewall may forbid it.
+_FATAL = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EFAULT})
+
+# The kernel is out of something, and will not have it back at once.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC})
 PAUSE = 0.1
+# After another error: what goes on for ever may not keep the event loop busy, and who makes
+# connections fail may not keep others waiting.
+SHORT_PAUSE = 0.001
 _LOG_INTERVAL = 1.0
 
 _PORT_ATTEMPTS = 8
 
 
+# An address that this machine does not have: IPv6 in many containers, though names lead to it.
+_NOT_HERE = frozenset(
+    {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENETUNREACH, errno.ENODEV, errno.EINVAL}
+)
+
+
 async def bind_tcp(
-    host: str | None, port: int, *, backlog: int = 1024, reuse_port: bool = False
+    host: str | None,
+    port: int,
+    *,
+    backlog: int = 1024,
+    reuse_port: bool = False,
+    logger: logging.Logger | None = None,
 ) -> list[socket.socket]:
-    """Listen on every address of `host`, on one and the same port.
+    """Listen on every address of `host` that this machine has, on one and the same port.
 
     Args:
         host: a name or an address; None or "" for every interface, IPv4 and IPv6.
         port: the TCP port; 0 for a free one.
         backlog: connections that the kernel keeps until they are accepted.
         reuse_port: whether other processes may listen on the same port.
+        logger: is told of the addresses that it does not have.
 
     Raises:
-        OSError: the name cannot be resolved or an address not be bound; it names them.
+        OSError: the name cannot be resolved, this machine has none of its addresses, or one cannot
+            be bound, since it is taken for example; it names them.
     """
-    try:
-        found = await getaddrinfo(host or None, port, flags=socket.AI_PASSIVE)
-    except OSError as exc:
-        raise named_error(exc, f"cannot resolve {host}") from None
-    addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+    addresses = list(dict.fromkeys(await resolve(host, port, passive=True)))
     attempts = 0
     while True:
         try:
-            return _bind_all(addresses, port, backlog, reuse_port)
+            sockets, passed_over = _bind_all(addresses, port, backlog, reuse_port)
         except OSError as exc:
             # A free port of the first address may be taken at the second one.
             attempts += 1
             if port != 0 or exc.errno != errno.EADDRINUSE or attempts == _PORT_ATTEMPTS:
                 raise
+        else:
+            if logger is not None:
+                for why in passed_over:
+                    logger.info("%s; listening on the other addresses of %s", why, host)
+            return sockets
 
 
 def _bind_all(
-    addresses: Sequence[tuple[int, Any]], port: int, backlog: int, reuse_port: bool
-) -> list[socket.socket]:
+    addresses: Sequence[Address], port: int, backlog: int, reuse_port: bool
+) -> tuple[list[socket.socket], list[OSError]]:
+    """The sockets, and why there is none for others of the addresses."""
     sockets: list[socket.socket] = []
+    passed_over: list[OSError] = []
     try:
         for family, address in addresses:
+            here = (address[0], port, *address[2:])
             try:
-                sock = socket.socket(family, socket.SOCK_STREAM)
-            except OSError:
-                continue  # a kernel without IPv6
-            sockets.append(sock)
-            _bind(sock, (address[0], port, *address[2:]), backlog, reuse_port)
-            port = sock.getsockname()[1]
+                with _closed_on_error(_new_socket(family, here)) as sock:
+                    _bind(sock, here, backlog, reuse_port)
+            except OSError as exc:
+                if exc.errno not in _NOT_HERE:
+                    raise
+                passed_over.append(exc)
+            else:
+                sockets.append(sock)
+                port = sock.getsockname()[1]
+        if not sockets:
+            raise passed_over.pop(0)
     except BaseException:
         for sock in sockets:
             sock.close()
         raise
-    return sockets
+    return sockets, passed_over
+
+
+@contextmanager
+def _closed_on_error(sock: socket.socket) -> Iterator[socket.socket]:
+    try:
+        yield sock
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _new_socket(family: int, address: Any) -> socket.socket:
+    try:
+        return socket.socket(family, socket.SOCK_STREAM)
+    except OSError as exc:
+        if exc.errno not in _EXHAUSTED:
+            # A kernel without IPv6, or one that does not let us use it, has many words for it.
+            exc = OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        raise named_error(exc, _cannot_listen(address)) from None
+
+
+def _cannot_listen(address: Any) -> str:
+    return f"cannot listen on {address[0]} port {address[1]}"
 
 
 def _bind(sock: socket.socket, address: Any, backlog: int, reuse_port: bool) -> None:
-    if os.name == "posix":  # pragma: no branch - Windows would let two servers share a port
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if reuse_port:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    if sock.family == socket.AF_INET6:
-        # IPv4 has a socket of its own.
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     try:
+        if os.name == "posix":  # pragma: no branch - Windows would let two servers share a port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if sock.family == socket.AF_INET6:
+            # IPv4 has a socket of its own.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
         sock.listen(backlog)
     except OSError as exc:
-        raise named_error(exc, f"cannot listen on {address[0]} port {address[1]}") from None
+        raise named_error(exc, _cannot_listen(address)) from None
 
 
 def listen_on(sockets: Sequence[socket.socket], backlog: int) -> None:
@@ -107,7 +158,7 @@ def listen_on(sockets: Sequence[socket.socket], backlog: int) -> None:
 def bind_unix(
     path: str | os.PathLike[str], *, mode: int | None = None, backlog: int = 1024
 ) -> socket.socket:
-    """Listen on a Unix socket. A socket that nobody listens on any more is replaced.
+    """Listen on a Unix socket. One that its process has left behind is replaced.
 
     Args:
         path: where to make the socket.
@@ -118,16 +169,19 @@ def bind_unix(
         OSError: the path is taken, or cannot be made; it names the path.
     """
     name = os.fspath(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        _remove_stale(name)
-        sock.bind(name)
-        if mode is not None:
-            os.chmod(name, mode)
-        sock.listen(backlog)
-    except OSError as exc:
-        sock.close()
-        raise named_error(exc, f"cannot listen on {name}") from None
+    made = False
+    with _closed_on_error(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
+        try:
+            _remove_stale(name)
+            sock.bind(name)
+            made = True
+            if mode is not None:
+                os.chmod(name, mode)
+            sock.listen(backlog)
+        except OSError as exc:
+            if made:
+                os.unlink(name)
+            raise named_error(exc, f"cannot listen on {name}") from None
     return sock
 
 
@@ -138,26 +192,42 @@ def _remove_stale(name: str) -> None:
             return
     except FileNotFoundError:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    # A stream that is connected may have to wait for room, would be a client to whoever listens,
+    # and is refused by who does not listen yet. A datagram socket has nothing to do with any of
+    # that: the kernel refuses it where no socket is bound any more, and otherwise finds it to be of
+    # the wrong kind.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(name)
         except ConnectionRefusedError:
             os.unlink(name)
+        except OSError:
+            pass  # whatever it is, it is there, which bind() will say
 
 
-def identity(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """What tells a file from another of the same name."""
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
+class UnixPath:
+    """The path of a Unix socket that we have made."""
 
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = os.path.abspath(path)  # a daemon may go elsewhere
+        self._made = self._identity()
 
-def remove_unix(path: str | os.PathLike[str], made: tuple[int, int]) -> None:
-    """Remove the path of a Unix socket, unless another process has made it anew."""
-    try:
-        if identity(path) == made:
-            os.unlink(path)
-    except FileNotFoundError:
-        pass
+    def _identity(self) -> tuple[int, int, int]:
+        """What tells a file from another of the same name: a file system may use the number of one
+        that is gone again, for the socket of a process that takes over."""
+        status = os.stat(self._path)
+        return status.st_dev, status.st_ino, status.st_mtime_ns
+
+    def remove(self, logger: logging.Logger) -> None:
+        """Remove it, unless another process has made it anew. That it cannot be removed, by a
+        process that has dropped its rights for example, is no more than logged."""
+        try:
+            if self._identity() == self._made:
+                os.unlink(self._path)
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            logger.warning("cannot remove %s: %s", self._path, exc.strerror)
 
 
 class RareWarning:
@@ -180,7 +250,7 @@ async def accept_loop(
     """Accept connections until cancelled or closed, one in each turn of the event loop.
 
     `accepted` takes each and must not wait; it may return the seconds until the next is wanted.
-    Running out of descriptors or memory is logged once a second and sat out.
+    Whatever does not break the listening socket is logged once a second and sat out.
 
     Raises:
         OSError: the socket itself is broken.
@@ -188,18 +258,55 @@ async def accept_loop(
     sock.setblocking(False)
     warn = RareWarning(logger)
     while sock.fileno() != -1:  # it may be closed in a pause, in which nothing waits for it
-        await anyio.wait_readable(sock)
+        pause: float | None
         try:
-            pause = accepted(sock.accept()[0])
-            if pause:
-                await anyio.sleep(pause)
+            await anyio.wait_readable(sock)
+            client = sock.accept()[0]
         except (BlockingIOError, InterruptedError):
-            pass
+            continue
         except OSError as exc:
-            if exc.errno not in _PASSING:
+            pause = _pause_after(exc, warn)
+            if pause is None:
                 raise
-            warn("cannot accept connections for now: %s", exc)
-            await anyio.sleep(PAUSE)
+        else:
+            pause = accepted(client)
+        if pause:
+            await anyio.sleep(pause)
+
+
+async def accept_streams(
+    listener: Listener[ByteStream],
+    accepted: Callable[[ByteStream], Coroutine[Any, Any, None]],
+    task_group: TaskGroup,
+    logger: logging.Logger,
+) -> None:
+    """Serve a listener of AnyIO; otherwise as accept_loop().
+
+    Raises:
+        OSError: it is broken.
+    """
+    warn = RareWarning(logger)
+    while True:
+        try:
+            return await listener.serve(accepted, task_group)
+        except Exception as exc:
+            pause = _pause_after(_single(exc), warn)
+            if pause is None:
+                raise _single(exc) from None
+        await anyio.sleep(pause)
+
+
+def _single(exc: Exception) -> Exception:
+    """What happened to one of the listeners that a listener may consist of."""
+    return _single(exc.exceptions[0]) if isinstance(exc, ExceptionGroup) else exc
+
+
+def _pause_after(exc: Exception, warn: RareWarning) -> float | None:
+    """The seconds after which accepting is of use again; None where it will never be."""
+    if not isinstance(exc, OSError) or exc.errno is None or exc.errno in _FATAL:
+        return None
+    warn("cannot accept connections for now: %s", exc)
+    return PAUSE if exc.errno in _EXHAUSTED else SHORT_PAUSE
 
 
 def close_listening(sock: socket.socket) -> None:

@@ -1,0 +1,250 @@
+"""Peers that speak something else: whoever meets one is told at once, and what it is.
+
+Nothing here has a deadline but the test's own: what waits for a peer that waits for us would hang.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from anyio.abc import SocketAttribute
+from anyio.streams.tls import TLSListener
+
+import creche
+from support import count_descriptors, echo, until
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def stranger(greeting: bytes = b"", answer: bytes = b"") -> AsyncIterator[int]:
+    """A server that says this, and then nothing more; gives its port."""
+
+    async def serve(stream: Any) -> None:
+        async with stream:
+            try:
+                await stream.send(greeting)
+                await stream.receive()
+                await stream.send(answer)
+                while True:
+                    await stream.receive()
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                pass
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(listener.serve, serve)
+            yield listener.extra(SocketAttribute.local_port)
+            tg.cancel_scope.cancel()
+
+
+async def opening(uri: str, **options: Any) -> Exception:
+    """What connect() raises."""
+    with anyio.fail_after(20), pytest.raises((creche.HandshakeError, OSError)) as caught:
+        async with creche.connect(uri, open_timeout=None, **options):
+            pass
+    return caught.value
+
+
+# What it says when somebody comes, and what it answers to a request.
+STRANGERS: dict[str, tuple[bytes, bytes]] = {
+    "SSH": (b"SSH-2.0-OpenSSH_9.6\r\n", b""),
+    "SMTP": (b"220 mail.example ESMTP\r\n", b"502 5.5.2 Error: command not recognized\r\n"),
+    "FTP": (b"220 FTP server ready\r\n", b"530 Please login\r\n"),
+    "POP3": (b"+OK ready\r\n", b"-ERR what?\r\n"),
+    "IMAP": (b"* OK ready\r\n", b"GET BAD what?\r\n"),
+    "MySQL": (b"J\0\0\0\x0a8.0.36\0" + bytes(64), b""),
+    "Redis": (b"", b"-ERR wrong number of arguments for 'get' command\r\n"),
+    "TLS": (b"", b"\x15\x03\x01\x00\x02\x02\x46"),
+    "HTTP/2": (b"\0\0\x12\x04\0\0\0\0\0" + bytes(18), b""),
+    "SOCKS": (b"", b"\x05\xff"),
+    "AMQP": (b"", b"AMQP\x00\x00\x09\x01"),
+    "HTTP/0.9": (b"", b"<html>what?</html>"),
+}
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+async def test_a_server_that_speaks_something_else_is_told_at_once(name: str) -> None:
+    async with stranger(*STRANGERS[name]) as port:
+        error = await opening(f"ws://127.0.0.1:{port}/")
+    assert isinstance(error, creche.InvalidMessage)
+    assert f"the server's answer is not HTTP/1.1, it seems to be {name}" in str(error)
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+async def test_a_proxy_that_speaks_something_else_is_told_at_once(name: str) -> None:
+    async with stranger(*STRANGERS[name]) as port:
+        error = await opening("ws://app.example/", proxy=f"http://127.0.0.1:{port}")
+    assert isinstance(error, creche.ProxyError)
+    assert f"the proxy's answer is not HTTP/1.1, it seems to be {name}" in str(error)
+
+
+@pytest.mark.parametrize("name", [name for name in STRANGERS if name != "TLS"])
+async def test_a_server_that_does_not_speak_tls_is_told_at_once(name: str) -> None:
+    greeting, answer = STRANGERS[name]
+    async with stranger(greeting, answer) as port:
+        for uri, options in (
+            (f"wss://127.0.0.1:{port}/", {}),
+            ("ws://app.example/", {"proxy": f"https://127.0.0.1:{port}"}),
+        ):
+            error = await opening(uri, **options)
+            assert isinstance(error, ssl.SSLError)
+            assert error.reason == "WRONG_VERSION_NUMBER"
+            assert f"the server does not speak TLS, it seems to be {name}: " in str(error)
+
+
+async def test_a_plain_port_is_told_as_such_by_a_client_of_tls() -> None:
+    async with creche.serving(echo, "127.0.0.1") as server:
+        error = await opening(server.url.replace("ws", "wss"))
+    text = "the server does not speak TLS, it seems to be HTTP: 'HTTP/1.1 400 Bad Request'"
+    assert str(error) == f"[SSL: WRONG_VERSION_NUMBER] {text}"
+
+
+async def test_a_server_that_nobody_knows_is_told_at_once_with_what_it_says() -> None:
+    says = r"'\x1b[2Jwho is\x07 there?'"
+    async with stranger(b"\x1b[2Jwho is\x07 there?\n" + b"x" * 1000) as port:
+        error = await opening(f"ws://127.0.0.1:{port}/")
+        assert isinstance(error, creche.InvalidMessage)
+        assert str(error) == f"the server's answer is not HTTP/1.1: {says}"
+        error = await opening(f"wss://127.0.0.1:{port}/")
+        assert isinstance(error, ssl.SSLError)
+        assert str(error).endswith(f"the server does not speak TLS: {says}")
+
+
+async def test_nothing_is_left_open_where_something_else_answers() -> None:
+    async with stranger(b"SSH-2.0-x\r\n") as port:
+        uri = f"ws://127.0.0.1:{port}/"
+        await opening(uri)  # what an event loop opens at the first use stays open
+        before = count_descriptors()
+        await opening(uri)
+        await opening(uri, proxy=f"http://127.0.0.1:{port}")
+        await until(lambda: count_descriptors() <= before)
+
+
+async def test_a_tls_port_is_told_as_such(server_tls: ssl.SSLContext) -> None:
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with TLSListener(listener, server_tls) as tls, anyio.create_task_group() as tg:
+        tg.start_soon(tls.serve, lambda stream: stream.aclose())
+        error = await opening(f"ws://127.0.0.1:{listener.extra(SocketAttribute.local_port)}/")
+        assert str(error).endswith("before it answered; if it speaks TLS, say wss")
+        tg.cancel_scope.cancel()
+    async with creche.serving(echo, "127.0.0.1", ssl=server_tls) as server:
+        error = await opening(server.url.replace("wss", "ws"))
+        assert isinstance(error, creche.InvalidMessage)
+        assert str(error).endswith("before it answered; if it speaks TLS, say wss")
+        error = await opening("ws://h/", proxy=server.url.replace("wss", "http"))
+        assert isinstance(error, creche.ProxyError)
+        assert str(error).endswith(
+            "before it answered; if it speaks TLS or SOCKS, say https:// or socks5h://"
+        )
+
+
+async def test_a_server_that_resets_the_connection_is_named() -> None:
+    # As Python's own ssl does where it is asked without TLS.
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for uri, options, text in (
+            ("ws://127.0.0.1:{}/", {}, "the server broke .* if it speaks TLS, say wss: Conn"),
+            ("ws://h/", {"proxy": "http://127.0.0.1:{}"}, "the proxy broke the connection off"),
+        ):
+
+            def serve() -> None:
+                sock = listener.accept()[0]
+                sock.recv(1)  # and no more: closing it sends a reset then
+                sock.close()
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            port = listener.getsockname()[1]
+            given = {name: value.format(port) for name, value in options.items()}
+            with pytest.raises(ConnectionResetError, match=text):
+                raise await opening(uri.format(port), **given)
+            thread.join()
+
+
+async def test_the_last_words_of_a_server_that_has_gone_already_are_read() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.sendall(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nfull")
+    error = await opening("ws://h/", sock=ours)
+    assert isinstance(error, creche.InvalidStatus)
+    assert error.response.status == 503
+    assert error.response.body == b"full"
+
+
+async def test_a_refusal_whose_body_ends_with_a_reset_is_a_refusal() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            sock = listener.accept()[0]
+            sock.recv(1)  # and no more: closing it sends a reset then
+            sock.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 9\r\n\r\nno")
+            sock.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        error = await opening(f"ws://127.0.0.1:{listener.getsockname()[1]}/")
+        thread.join()
+    assert isinstance(error, creche.InvalidStatus)
+    assert error.response.status == 403
+    assert error.response.body == b"no"
+
+
+CLIENTS = {
+    "SSH": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01",
+    "SOCKS": b"\x05\x01\x00",
+    "SMTP or FTP": b"EHLO client.example\r\n",
+    "HTTP/0.9": b"GET /?token=secret\r\n",
+    "RDP": b"\x03\x00\x00\x13\x0e\xe0",
+}
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+async def test_a_client_that_speaks_something_else_is_answered_at_once(name: str) -> None:
+    async with creche.serving(echo, "127.0.0.1", open_timeout=None) as server:
+        with anyio.fail_after(20):
+            answer = b""
+            async with await anyio.connect_tcp(*server.addresses[0]) as client:
+                await client.send(CLIENTS[name])
+                while not answer.endswith(b"\n"):
+                    answer += await client.receive()
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert answer.endswith(f"not HTTP/1.1, it seems to be {name}\n".encode())
+
+
+PLAIN = {
+    "SOCKS": b"\x05\x01\x00",
+    "SSH": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "HTTP": b"GET /?token=secret HTTP/1.1\r\nHost: x\r\n",
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+async def test_a_client_that_does_not_speak_tls_is_told_at_once_and_not_quoted(
+    name: str, server_tls: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "creche.server")
+    async with creche.serving(echo, "127.0.0.1", ssl=server_tls, open_timeout=None) as server:
+        with anyio.fail_after(20):
+            async with await anyio.connect_tcp(*server.addresses[0]) as client:
+                await client.send(PLAIN[name])
+                with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+                    await client.receive()
+    assert f"the client does not speak TLS, it seems to be {name}" in caplog.text
+    assert "secret" not in caplog.text
+
+
+async def test_a_client_that_begins_with_http_2_is_answered_at_once() -> None:
+    async with creche.serving(echo, "127.0.0.1", open_timeout=None) as server:
+        with anyio.fail_after(20):
+            async with await anyio.connect_tcp(*server.addresses[0]) as client:
+                await client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+                answer = await client.receive()
+    assert answer.startswith(b"HTTP/1.1 505 HTTP Version Not Supported\r\n")
