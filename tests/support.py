@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import os
 import resource
 import socket
 import ssl
+import sys
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NamedTuple, TypeVar
 
 import anyio
+import pytest
 import trio.testing
 import trustme
 from anyio.lowlevel import checkpoint, current_token
 
 import creche
+from creche.protocol import COMPILED
 from creche.protocol.client_handshake import ClientHandshake
 from creche.protocol.connection import Connection
 from creche.protocol.frames import TEXT, FrameHeader, append_frame
@@ -29,6 +35,8 @@ from creche.protocol.server_handshake import ServerHandshake
 from creche.protocol.states import Side
 from creche.protocol.uri import parse_uri
 from creche.testing import MemoryByteStream, memory_byte_pair
+
+T = TypeVar("T")
 
 Body = Callable[[creche.WebSocket], Awaitable[object]]
 
@@ -321,6 +329,80 @@ def _memory(pid: int | str, name: str) -> float:
     return int(status.partition(name)[2].split()[0]) / 1024
 
 
+class Cost(NamedTuple):
+    """What a call has cost, the same on every machine.
+
+    Attributes:
+        instructions: of Python's, executed.
+        allocated: bytes, also of what was freed at once. What C copies is counted by this.
+    """
+
+    instructions: int
+    allocated: int
+
+
+# More than `count_cost` itself allocates with each instruction, in bytes.
+_OF_TRACING = 160
+
+
+def count_cost(function: Callable[[], object]) -> Cost:
+    """Call a function of the pure build, and count what it does in this thread."""
+    instructions = allocated = held = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal instructions, allocated, held
+        # What the last instruction has allocated at most at a time, without what this has.
+        allocated += max(tracemalloc.get_traced_memory()[1] - held - _OF_TRACING, 0)
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        instructions += event == "opcode"
+        tracemalloc.reset_peak()
+        held = tracemalloc.get_traced_memory()[0]
+        return trace
+
+    traced_before, tracing = sys.gettrace(), tracemalloc.is_tracing()
+    gc.collect()
+    gc.disable()
+    if not tracing:
+        tracemalloc.start()
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.reset_peak()
+    sys.settrace(trace)
+    try:
+        function()
+    finally:
+        sys.settrace(traced_before)
+        if not tracing:
+            tracemalloc.stop()
+        gc.enable()
+    return Cost(instructions, allocated)
+
+
+def assert_linear(
+    make_input: Callable[[int], T], run: Callable[[T], object], size: int = 200
+) -> None:
+    """Assert that what `run` does grows no faster than its input.
+
+    It is run with inputs of `size`, twice and four times as much: the second step may cost twice
+    the first, and not four times. Only what Python executes and allocates is counted. A search by
+    `find`, `in` or a regular expression is not: of those, test one so long that it would not end
+    in hours if it looked at the same bytes again and again.
+
+    Args:
+        make_input: makes an input of a size: bytes, fields, pieces or what is to be doubled.
+        run: what is counted; it may change the input, which is a new one each time.
+        size: the smallest. It should be so large that a square would show, and no larger.
+    """
+    if COMPILED:
+        pytest.skip("what compiled code does cannot be counted; its source is the same")
+    run(make_input(size))  # what is made once only, such as caches
+    inputs = [make_input(size << doubled) for doubled in range(3)]
+    costs = [count_cost(partial(run, made)) for made in inputs]
+    # Tables grow in leaps: what does not grow at all may still vary a little.
+    for name, leap in ("instructions", 100), ("allocated", 4096):
+        small, middle, large = (getattr(cost, name) for cost in costs)
+        assert large - middle <= 2.5 * (middle - small) + 0.1 * middle + leap, f"{name}: {costs}"
+
+
 def make_tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """The contexts of a server on loopback and of a client that trusts it."""
     ca = trustme.CA()
@@ -434,7 +516,9 @@ __all__ = [
     "End",
     "MemoryByteStream",
     "RawPeer",
+    "assert_linear",
     "connect_socket",
+    "count_cost",
     "count_descriptors",
     "count_tasks",
     "echo",
