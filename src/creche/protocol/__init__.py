@@ -13,6 +13,7 @@ MODULES = (
     "closing",
     "connection",
     "deflate",
+    "escaping",
     "exceptions",
     "extensions",
     "forwarding",

@@ -10,12 +10,29 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from creche.protocol.escaping import escape, quote
+
 if TYPE_CHECKING:
     from creche.protocol.http import Response
 
 
+# The longest text of an exception, in characters: it may quote more than once.
+_MAX_TEXT = 1000
+
+
 class WebSocketError(Exception):
-    """The base of every exception of this library that is not a misuse."""
+    """The base of every exception of this library that is not a misuse.
+
+    Its text can be logged and printed: what a peer has said is escaped in it, and cut. The
+    attributes have it as it came, for programs that compare it.
+    """
+
+    def __str__(self) -> str:
+        return escape(self._text(), _MAX_TEXT)
+
+    def _text(self) -> str:
+        """What is wrong; it is escaped by the one who asks."""
+        return super().__str__()
 
 
 class PeerError(WebSocketError):
@@ -60,7 +77,7 @@ class InvalidURI(HandshakeError, ValueError):
         self.uri = uri
         self.why = why
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         shown = re.sub(r"//[^/@]*@", "//***@", re.split("[?#]", self.uri)[0])
         return f"uri {shown!r} {self.why}"
 
@@ -80,7 +97,7 @@ class InvalidStatus(HandshakeError):
         super().__init__(response)
         self.response = response
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         return (
             f"the server answered {self.response.status} {self.response.reason_phrase}, "
             "not 101 Switching Protocols"
@@ -100,7 +117,7 @@ class InvalidRedirect(InvalidStatus):
         self.args = (response, why)  # what a copy is made from
         self.why = why
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         # The query of the new URI may hold credentials.
         return f"the server answered {self.response.status} and redirects {self.why}"
 
@@ -124,7 +141,7 @@ class InvalidProxyStatus(ProxyError):
         super().__init__(response)
         self.response = response
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         return f"the proxy answered {self.response.status} {self.response.reason_phrase}"
 
 
@@ -142,10 +159,10 @@ class InvalidHeader(HandshakeError):
         self.value = value
         self.why = why
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         if self.value is None:
             return f"the {self.name} header is missing{self.why}"
-        return f"the {self.name} header {self.value!r} is not acceptable{self.why}"
+        return f"the {self.name} header {quote(self.value)} is not acceptable{self.why}"
 
 
 class InvalidUpgrade(InvalidHeader):
@@ -167,6 +184,6 @@ class Rejection(HandshakeError):
         super().__init__(response)
         self.response = response
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         text = self.response.body.decode("utf-8", "replace").strip()
-        return f"{self.response.status} {self.response.reason_phrase}: {text}"
+        return f"{self.response.status} {self.response.reason_phrase}: {escape(text)}"

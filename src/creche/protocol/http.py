@@ -12,6 +12,7 @@ from typing import Any
 
 import h11
 
+from creche.protocol.escaping import escape
 from creche.protocol.exceptions import InvalidMessage
 from creche.protocol.headers import Headers, HeadersLike
 
@@ -64,7 +65,7 @@ class Request:
 
     def __repr__(self) -> str:
         # The query may hold credentials.
-        return f"<Request {self.method} {self.path.partition('?')[0]}>"
+        return f"<Request {escape(self.method)} {escape(self.path.partition('?')[0])}>"
 
     def extra(self, attribute: Any, default: Any = _MISSING) -> Any:
         """A fact about the connection, such as anyio.abc.SocketAttribute.remote_address.
