@@ -199,7 +199,8 @@ class ListenerOptions(ServerHandshakeOptions, total=False):
     never. Default None."""
     max_buffered_bytes: int | None
     """Bytes that all connections together may keep in memory, received and to be sent; beyond
-    that, the one with the most is ended. None for any number. Default 256 MiB."""
+    that, one of those with the most (within an eighth) is ended. None for any number. Default
+    256 MiB."""
 
 
 class ServerOptions(ListenerOptions, total=False):
