@@ -176,7 +176,8 @@ class ServerHandshakeOptions(ConnectionOptions, total=False):
     every host, "auto" for "loopback" where the server listens on loopback only. Default "auto"."""
     trusted_proxies: Sequence[str]
     """Whose Forwarded and X-Forwarded-For headers say who the client is: networks such as
-    "10.0.0.0/8", addresses, and "unix" for whoever comes by a Unix socket. Default none."""
+    "10.0.0.0/8", addresses, and "unix" for whoever comes by a Unix socket. Where they do not say
+    who it is, it is not known, and counts as the proxy for the limits. Default none."""
 
 
 class ListenerOptions(ServerHandshakeOptions, total=False):

@@ -33,7 +33,15 @@ class Request:
         extra_attributes: what `extra` looks up.
     """
 
-    __slots__ = ("_state", "extra_attributes", "find_client", "headers", "method", "path")
+    __slots__ = (
+        "_client_address",
+        "_state",
+        "extra_attributes",
+        "find_client",
+        "headers",
+        "method",
+        "path",
+    )
 
     def __init__(
         self,
@@ -49,6 +57,7 @@ class Request:
         self._state: dict[str, Any] | None = None
         self.extra_attributes = extra_attributes or {}
         self.find_client: Callable[[Request], str | None] | None = None
+        self._client_address: Any = _MISSING
 
     @property
     def state(self) -> dict[str, Any]:
@@ -61,7 +70,11 @@ class Request:
     def client_address(self) -> str | None:
         """The client's IP address, on the server: that of the connection, or what the proxies say
         that the option `trusted_proxies` names. None where it is not known."""
-        return None if self.find_client is None else self.find_client(self)
+        # Found once: who asks with each line of a log would read long headers each time.
+        if self._client_address is _MISSING:
+            self._client_address = None if self.find_client is None else self.find_client(self)
+        address: str | None = self._client_address
+        return address
 
     def __repr__(self) -> str:
         # The query may hold credentials.
