@@ -29,6 +29,7 @@ MODULES = (
     "redirects",
     "server_handshake",
     "states",
+    "targets",
     "timers",
     "uri",
 )

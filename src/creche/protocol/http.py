@@ -27,8 +27,9 @@ class Request:
 
     Attributes:
         method: GET, as far as a handler sees it.
-        path: the path and query asked for, as they were sent.
-        headers: the header fields.
+        path: the path and query asked for. Of the path, needless escapes are undone: "%61" is "a".
+            Otherwise both are as they were sent.
+        headers: the header fields. Host is what was asked for, also by a target that is a URI.
         find_client: gives `client_address`, of this request; None where there is no such thing.
         extra_attributes: what `extra` looks up.
     """

@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
-from urllib.parse import urlsplit
 
 import h11
 
@@ -31,6 +30,7 @@ from creche.protocol.http import (
     encode_headers,
     trailing_data,
 )
+from creche.protocol.targets import authority_host, origin_host, parse_authority, parse_target
 
 Origin = str | re.Pattern[str] | None
 Origins = Sequence[Origin] | str | None
@@ -110,10 +110,11 @@ class ServerHandshake:
             event = self._http.next_event()
             assert isinstance(event, h11.Request)
             headers = decode_headers(event.headers)
-        except (h11.RemoteProtocolError, InvalidMessage) as exc:
+            path, headers = _resolve_target(event.target.decode("ascii"), headers)
+        except (h11.RemoteProtocolError, InvalidMessage, ValueError) as exc:
             raise reject(400, f"bad request: {exc}") from None
         self.request = request = Request(
-            event.target.decode("latin-1"),
+            path,
             headers,
             method=event.method.decode("latin-1"),
         )
@@ -141,7 +142,7 @@ class ServerHandshake:
         if self._hosts is None:
             return
         given = request.headers["Host"]
-        host = _host_of("//" + given)
+        host = authority_host(given)
         if host is None or not _host_matches(self._hosts, host.rstrip(".")):
             why = "the server listens on loopback" if self._hosts == "loopback" else "it is unknown"
             raise reject(421, f"Host {given} is not allowed: {why}; see the option hosts")
@@ -234,8 +235,8 @@ class ServerHandshake:
         if allowed == "same-host":
             if origin is None:
                 return
-            host = _host_of("//" + headers["Host"])
-            if host is not None and host == _host_of(origin):
+            host = authority_host(headers.get("Host", ""))
+            if host is not None and host == origin_host(origin):
                 return
             why = 'it is of another host; the option origins="same-host" is in force'
         else:
@@ -293,17 +294,26 @@ def _is_of_another_version(head: bytes) -> bool:
     return re.search(rb" HTTP/\d+\.\d+$", first_line) is not None
 
 
+def _resolve_target(target: str, headers: Headers) -> tuple[str, Headers]:
+    """The path that is asked for, and the header fields with the host that is.
+
+    Raises:
+        ValueError: the target or the Host header is malformed (RFC 9112 3.2).
+    """
+    for host in headers.get_all("Host"):
+        parse_authority(host)
+    authority, path = parse_target(target)
+    if authority is not None:
+        # It counts, and not the Host header (RFC 9112 3.2.2).
+        parse_authority(authority)
+        fields = [field for field in headers.fields if field[0].lower() != "host"]
+        headers = Headers([("Host", authority), *fields])
+    return path, headers
+
+
 def offered_subprotocols(request: Request) -> list[str]:
     """What the client offers, the preferred first."""
     return request.headers.get_tokens("Sec-WebSocket-Protocol")
-
-
-def _host_of(origin: str) -> str | None:
-    """The host of an origin or an authority, without the port; None where there is none."""
-    try:
-        return urlsplit(origin).hostname
-    except ValueError:
-        return None
 
 
 def _host_matches(allowed: Sequence[str] | str, host: str) -> bool:
