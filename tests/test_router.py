@@ -224,6 +224,10 @@ async def test_a_host_that_is_no_name_is_a_bad_request(host: str, status: int) -
     assert (await answer("/", f"Host: {host}", router=named))[0] == 101
 
 
+async def test_where_nobody_names_a_host_a_redirect_names_one() -> None:
+    assert await answer("/lobby", version="1.0") == (308, "ws://localhost/lobby/")
+
+
 @pytest.mark.parametrize(
     ("target", "status"),
     [

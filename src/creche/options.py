@@ -165,7 +165,8 @@ class ServerHandshakeOptions(ConnectionOptions, total=False):
     select_subprotocol: SelectSubprotocol | None
     """Called with the request and the offered subprotocols, sync or async; returns one or None."""
     process_request: ProcessRequest | None
-    """Called with the request, sync or async; a Response it returns is sent instead of 101."""
+    """Called with every well-formed request for an allowed host, of any method, sync or async; a
+    Response it returns is sent instead of 101. The body of a request is never read."""
     process_response: ProcessResponse | None
     """Called with request and response, sync or async; may return another response."""
     server_header: str | None

@@ -26,10 +26,11 @@ class Request:
     """The client's half of the opening handshake.
 
     Attributes:
-        method: GET, as far as a handler sees it.
+        method: GET, as far as a handler sees it; `process_request` sees every one.
         path: the path and query asked for. Of the path, needless escapes are undone: "%61" is "a".
             Otherwise both are as they were sent.
         headers: the header fields. Host is what was asked for, also by a target that is a URI.
+        http_version: "1.1", as far as a handler sees it; `process_request` sees "1.0", too.
         find_client: gives `client_address`, of this request; None where there is no such thing.
         extra_attributes: what `extra` looks up.
     """
@@ -40,6 +41,7 @@ class Request:
         "extra_attributes",
         "find_client",
         "headers",
+        "http_version",
         "method",
         "path",
     )
@@ -50,9 +52,11 @@ class Request:
         headers: HeadersLike = (),
         *,
         method: str = "GET",
+        http_version: str = "1.1",
         extra_attributes: Mapping[Any, Callable[[], Any]] | None = None,
     ) -> None:
         self.method = method
+        self.http_version = http_version
         self.path = path
         self.headers = headers if isinstance(headers, Headers) else Headers(headers)
         self._state: dict[str, Any] | None = None

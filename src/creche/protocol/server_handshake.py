@@ -36,8 +36,8 @@ Origin = str | re.Pattern[str] | None
 Origins = Sequence[Origin] | str | None
 Hosts = Sequence[str] | str | None
 
-# These reach process_request; only a GET can become a WebSocket.
-_METHODS = ("GET", "HEAD", "OPTIONS")
+# Requests of these reach process_request; only one of 1.1 can become a WebSocket.
+_VERSIONS = (b"1.0", b"1.1")
 
 # The subprotocol of which the server's options decide.
 OURS: Any = object()
@@ -78,6 +78,7 @@ class ServerHandshake:
         self._subprotocols = subprotocols
         self._hosts = hosts
         self._first_byte: bytes | None = None
+        self._with_body = False
         self._head = HeadReader(max_header_bytes)
 
     @property
@@ -86,10 +87,10 @@ class ServerHandshake:
         return trailing_data(self._http)
 
     def receive_data(self, data: bytes | memoryview) -> Request | None:
-        """Take bytes; the request once it is complete.
+        """Take bytes; the request once its head is complete: any that is well-formed.
 
         Raises:
-            Rejection: it is not a request that we answer otherwise.
+            Rejection: it is none.
         """
         if self._first_byte is None:
             self._first_byte = bytes(data[:1])
@@ -103,7 +104,7 @@ class ServerHandshake:
         if head is None:
             return None
         if _is_of_another_version(head):
-            raise reject(505, "the opening handshake needs HTTP/1.1")
+            raise self._wrong_version()
         self._http = h11.Connection(h11.SERVER)  # not before: slow clients shall cost little
         self._http.receive_data(head)
         try:
@@ -113,16 +114,14 @@ class ServerHandshake:
             path, headers = _resolve_target(event.target.decode("ascii"), headers)
         except (h11.RemoteProtocolError, InvalidMessage, ValueError) as exc:
             raise reject(400, f"bad request: {exc}") from None
-        self.request = request = Request(
+        self.request = Request(
             path,
             headers,
-            method=event.method.decode("latin-1"),
+            method=event.method.decode("ascii"),
+            http_version=event.http_version.decode("ascii"),
         )
-        if request.method not in _METHODS:
-            raise self._method_not_allowed()
-        if self._has_body(headers):
-            raise reject(400, "a request with a body cannot become a WebSocket")
-        return request
+        self._with_body = self._has_body(headers)
+        return self.request
 
     def _has_body(self, headers: Headers) -> bool:
         # Without these there is none (RFC 9112 6.3); with them h11 knows: a length may be 0.
@@ -139,9 +138,11 @@ class ServerHandshake:
         Raises:
             Rejection: with 421 (RFC 9110 15.5.20).
         """
-        if self._hosts is None:
+        given = request.headers.get("Host")
+        # Only a request of HTTP/1.0 may have none. A browser always has one, and without one
+        # nothing becomes a WebSocket.
+        if self._hosts is None or given is None:
             return
-        given = request.headers["Host"]
         host = authority_host(given)
         if host is None or not _host_matches(self._hosts, host.rstrip(".")):
             why = "the server listens on loopback" if self._hosts == "loopback" else "it is unknown"
@@ -151,6 +152,10 @@ class ServerHandshake:
     def _method_not_allowed() -> Rejection:
         return reject(405, "only GET can become a WebSocket", [("Allow", "GET")])
 
+    @staticmethod
+    def _wrong_version() -> Rejection:
+        return reject(505, "the opening handshake needs HTTP/1.1")
+
     def check(self, request: Request) -> None:
         """Whether a request asks for a WebSocket (RFC 6455 4.2).
 
@@ -159,6 +164,10 @@ class ServerHandshake:
         """
         if request.method != "GET":
             raise self._method_not_allowed()
+        if request.http_version != "1.1":
+            raise self._wrong_version()
+        if self._with_body:
+            raise reject(400, "a request with a body cannot become a WebSocket")
         headers = request.headers
         try:
             check_upgrade(headers)
@@ -271,10 +280,13 @@ class ServerHandshake:
         # A refusal may come before the request was read to its end, or where h11 gave up on it:
         # a connection of its own writes it.
         http = h11.Connection(h11.SERVER)
-        method = self.request.method if self.request is not None else "GET"
-        http.receive_data(f"{method} / HTTP/1.1\r\nHost: -\r\n\r\n".encode())
+        asked = self.request
+        method = "HEAD" if asked is not None and asked.method == "HEAD" else "GET"
+        version = "1.1" if asked is None else asked.http_version
+        http.receive_data(f"{method} / HTTP/{version}\r\nHost: -\r\n\r\n".encode())
         http.next_event()
-        if "Content-Length" not in response.headers:
+        # With 204 there must be none (RFC 9110 8.6).
+        if "Content-Length" not in response.headers and response.status != 204:
             headers.append((b"Content-Length", str(len(response.body)).encode()))
         headers = [field for field in headers if field[0].lower() != b"connection"]
         upgrade = b", Upgrade" if "Upgrade" in response.headers else b""
@@ -283,15 +295,15 @@ class ServerHandshake:
         parts = [http.send(head)]
         if method != "HEAD":
             parts.append(http.send(h11.Data(data=response.body)))
+        parts.append(http.send(h11.EndOfMessage()))
         return b"".join(part or b"" for part in parts)
 
 
 def _is_of_another_version(head: bytes) -> bool:
-    """Whether a request says that it is not of HTTP/1.1."""
+    """Whether a request says that it is not of HTTP/1.1, nor of 1.0."""
     first_line = head.lstrip(b"\r\n").partition(b"\n")[0].rstrip(b"\r")
-    if first_line.endswith(b" HTTP/1.1"):
-        return False
-    return re.search(rb" HTTP/\d+\.\d+$", first_line) is not None
+    version = first_line.rpartition(b" HTTP/")[2]
+    return version not in _VERSIONS and re.fullmatch(rb"\d+\.\d+", version) is not None
 
 
 def _resolve_target(target: str, headers: Headers) -> tuple[str, Headers]:
