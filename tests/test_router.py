@@ -17,7 +17,7 @@ from creche.protocol.exceptions import Rejection
 from creche.protocol.server_handshake import ServerHandshake
 from creche.protocol.targets import parse_target
 from creche.router import Router, route, routing
-from support import REQUEST
+from support import REQUEST, assert_linear
 
 pytestmark = pytest.mark.anyio
 
@@ -255,6 +255,17 @@ async def test_what_a_converter_refuses_is_no_path() -> None:
     router = Router(Map(rules, converters={"hex": Hexadecimal}))
     assert await answer("/ff", "Host: h", router=router) == (101, None)
     assert await answer("/xyz", "Host: h", router=router) == (404, None)
+
+
+@pytest.mark.parametrize("pattern", ["a", "/", "a/", "%2F", "%61", "%C3%A9", "../", "?", "rooms/"])
+@pytest.mark.parametrize("before", ["/", "/rooms/", "/files/"])
+def test_a_route_is_found_in_proportion(before: str, pattern: str) -> None:
+    def find(path: str) -> None:
+        with pytest.raises(StopIteration):
+            ROUTER.process_request(creche.Request(path, {"Host": "h"})).send(None)
+
+    find(before + pattern * 2**15)
+    assert_linear(lambda n: before + pattern * n, find, 60)
 
 
 TARGETS = [
