@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from creche.protocol.escaping import quote
@@ -16,6 +17,9 @@ _AUTHORITY = re.compile(
 )
 _ABSOLUTE = re.compile(r"(?:http|ws)s?://([^/?]*+)", re.IGNORECASE)
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+\-.]*+://([^/?#]*+)")
+
+# Authorities up to this length are kept.
+_SHORT = 64
 
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
@@ -39,6 +43,10 @@ def parse_authority(text: str) -> Authority:
     Raises:
         ValueError: it is malformed, or has a user.
     """
+    return _parse_short(text) if len(text) <= _SHORT else _parse(text)
+
+
+def _parse(text: str) -> Authority:
     found = _AUTHORITY.fullmatch(text)
     # A port has at most five digits, and no other number of a peer is made an int.
     digits = None if found is None else (found[3] or "").lstrip("0")
@@ -51,6 +59,10 @@ def parse_authority(text: str) -> Authority:
         return Authority(str(ipaddress.IPv6Address(found[1])), port)
     except ValueError:
         raise ValueError(f"{quote(text)} is not an address of IPv6") from None
+
+
+# All clients of a server ask for the same few hosts, and each request is looked at more than once.
+_parse_short = lru_cache(maxsize=64)(_parse)
 
 
 def origin_host(origin: str) -> str | None:
