@@ -110,6 +110,48 @@ def test_a_password_is_not_shown(run: Run, stdin: Input) -> None:
     assert "SECRET" not in err
 
 
+EVIL = "\x1b]0;owned\x07\x1b[2J\x9b2J\u202e"
+
+
+async def send_evil(ws: creche.WebSocket) -> None:
+    await ws.send(f"{EVIL}\n\t{'x' * 1000}")
+    await ws.aclose(4000, f"{EVIL}\n* forged")
+
+
+def test_a_terminal_is_shown_no_escape_sequence_wherever_the_input_comes_from(
+    run: Run, stdin: Input, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(sys.stdout), "isatty", lambda _: True)
+    stdin.end()  # a pipe
+    with in_thread(creche_server(send_evil)) as port:
+        _, out, err = run("connect", uri(port))
+    shown = "\\x1b]0;owned\\x07\\x1b[2J\\x9b2J\\u202e"
+    assert out == f"{shown}\n\t{'x' * 1000}\n"
+    assert err.endswith(f"* closed with 4000: {shown}\\n* forged\n")
+
+
+def test_a_file_gets_what_the_server_has_sent(run: Run, stdin: Input) -> None:
+    stdin.end()
+    with in_thread(creche_server(send_evil)) as port:
+        _, out, err = run("connect", uri(port))
+    assert out == f"{EVIL}\n\t{'x' * 1000}\n"
+    assert all(line.isprintable() for line in err.splitlines())
+
+
+def test_what_the_output_has_no_character_for_ends_nothing(
+    run: Run, stdin: Input, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def handler(ws: creche.WebSocket) -> None:
+        await ws.send("é€")
+        await ws.send("still here")
+
+    monkeypatch.setattr(type(sys.stdout), "encoding", "latin-1")
+    stdin.end()
+    with in_thread(creche_server(handler)) as port:
+        status, out, _ = run("connect", uri(port))
+    assert (status, out) == (0, "é\\u20ac\nstill here\n")
+
+
 def test_an_input_that_cannot_be_read_has_ended(run: Run, stdin: Input) -> None:
     os.close(stdin.readable)
     stdin.readable = -1
@@ -255,6 +297,7 @@ def test_without_a_line_editor_a_terminal_is_read_plainly(
     async def handler(ws: creche.WebSocket) -> None:
         await ws.send('{"name": "é", "list": [1]}')
         await ws.send("[not JSON")
+        await ws.send("[" * 3000)  # deeper than json goes
         await ws.send("\x1b[2J")  # would clear the screen
         await ws.send("hello")
         await ws.send(b"\x00\xff")
@@ -264,7 +307,7 @@ def test_without_a_line_editor_a_terminal_is_read_plainly(
     assert status == 0
     assert out == (
         '< {\n  "name": "é",\n  "list": [\n    1\n  ]\n}\n'
-        "< [not JSON\n< \\x1b[2J\n< hello\n< (2 bytes) 00 ff\n"
+        f"< [not JSON\n< {'[' * 3000}\n< \\x1b[2J\n< hello\n< (2 bytes) 00 ff\n"
     )
 
 

@@ -14,7 +14,9 @@ import trustme
 from anyio.streams.tls import TLSAttribute
 
 import creche
+from creche import opening
 from creche.limits import ClientLimits
+from creche.protocol import forwarding
 from creche.protocol.states import Side
 from creche.testing import memory_byte_pair
 from support import FAKE_TIME, RawPeer, cancelled_once, echo, raw_client, until
@@ -100,6 +102,42 @@ async def test_a_client_has_so_many_connections() -> None:
             await until(lambda: server.stats.open == 1)
             async with creche.connect(server.url, **mine):
                 pass
+
+
+@pytest.mark.anyio
+async def test_who_hides_behind_a_proxy_counts_as_the_proxy() -> None:
+    async with creche.serving(
+        echo, "127.0.0.1", trusted_proxies=LOCAL, max_connections_per_client=1
+    ) as server:
+        hidden: list[Any] = [{"Forwarded": '"'}, {"Forwarded": "for=_x"}, forwarded("unknown")]
+        async with creche.connect(server.url, additional_headers=hidden[0]):
+            for headers in hidden:
+                response = await refusal(server.url, additional_headers=headers)
+                assert response.status == 429
+            async with creche.connect(server.url, additional_headers=forwarded("1.2.3.4")):
+                pass
+
+
+@pytest.mark.anyio
+async def test_who_the_client_is_is_found_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[str | None] = []
+    find = forwarding.find_client
+
+    def find_and_note(*args: Any) -> str | None:
+        found.append(find(*args))
+        return found[-1]
+
+    monkeypatch.setattr(opening, "find_client", find_and_note)
+
+    async def handler(ws: creche.WebSocket) -> None:
+        for _ in range(10):
+            assert ws.client_address is None
+            ws.logger.debug("again")
+
+    async with creche.serving(handler, "127.0.0.1", trusted_proxies=LOCAL) as server:
+        async with creche.connect(server.url, additional_headers={"Forwarded": '"'}) as ws:
+            await creche.discard(ws)
+    assert found == [None]
 
 
 @pytest.mark.anyio

@@ -22,9 +22,9 @@ from support import echo, until
         (TEXT, 900, True, b"x" * 64, f"text {'x' * 64}... [900 bytes]"),
         (TEXT, 4, True, "€x".encode(), "text €x [4 bytes]"),
         (TEXT, 9, True, "€".encode()[:2], "text \\xe2\\x82... [9 bytes]"),
-        (TEXT, 8, True, b"a\nb\x1b[2Jc", "text a\\x0ab\\x1b[2Jc [8 bytes]"),
+        (TEXT, 8, True, b"a\nb\x1b[2Jc", "text a\\nb\\x1b[2Jc [8 bytes]"),
         (TEXT, 2, True, "\x9b".encode(), "text \\x9b [2 bytes]"),
-        (TEXT, 3, True, "\u2028".encode(), "text \\x2028 [3 bytes]"),
+        (TEXT, 3, True, "\u2028".encode(), "text \\u2028 [3 bytes]"),
         (BINARY, 2, True, b"\x00\xff", "binary 00 ff [2 bytes]"),
         (CONTINUATION, 2, False, b"ab", "continuation ab [2 bytes, to be continued]"),
         (TEXT | 0x40, 2, True, b"\xca\x00", "text (changed by an extension) [2 bytes]"),
@@ -131,8 +131,8 @@ async def test_debug_shows_frames_and_whose_they_are(caplog: pytest.LogCaptureFi
     start = " ".join(["79"] * 64)
     ours = [r for r in caplog.records if r.name == "creche.client"]
     assert [r.message.partition("] ")[2] for r in ours] == [
-        "> text a\\x0ab [3 bytes]",
-        "< text a\\x0ab [3 bytes]",
+        "> text a\\nb [3 bytes]",
+        "< text a\\nb [3 bytes]",
         f"> binary {start}... [100000 bytes]",
         f"< binary {start}... [100000 bytes]",
         "> ping p [1 bytes]",

@@ -31,6 +31,7 @@ class PendingRequest(Request):
             request.path,
             request.headers,
             method=request.method,
+            http_version=request.http_version,
             extra_attributes=request.extra_attributes,
         )
         self._state = request.state

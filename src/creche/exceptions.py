@@ -52,7 +52,8 @@ class ConnectionClosed(WebSocketError):
     """The connection has ended.
 
     Attributes:
-        received: the peer's close frame, None if none came.
+        received: the peer's close frame, None if none came. Its reason is as it came; the text of
+            this exception has it escaped.
         sent: our close frame, None if none was sent.
         detail: why, in words, where no close frame tells.
     """
@@ -84,7 +85,7 @@ class ConnectionClosed(WebSocketError):
         """Whether it tells of this connection's end, and not of another's."""
         return self._connection is connection
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         received = "no close frame received" if self.received is None else f"got {self.received}"
         sent = "none sent" if self.sent is None else f"sent {self.sent}"
         return f"{received}; {sent}" + (f"; {self.detail}" if self.detail else "")

@@ -173,7 +173,8 @@ class ServerHandshakeOptions(ConnectionOptions, total=False):
     select_subprotocol: SelectSubprotocol | None
     """Called with the request and the offered subprotocols, sync or async; returns one or None."""
     process_request: ProcessRequest | None
-    """Called with the request, sync or async; a Response it returns is sent instead of 101."""
+    """Called with every well-formed request for an allowed host, of any method, sync or async; a
+    Response it returns is sent instead of 101. The body of a request is never read."""
     process_response: ProcessResponse | None
     """Called with request and response, sync or async; may return another response."""
     server_header: str | None
@@ -184,7 +185,8 @@ class ServerHandshakeOptions(ConnectionOptions, total=False):
     every host, "auto" for "loopback" where the server listens on loopback only. Default "auto"."""
     trusted_proxies: Sequence[str]
     """Whose Forwarded and X-Forwarded-For headers say who the client is: networks such as
-    "10.0.0.0/8", addresses, and "unix" for whoever comes by a Unix socket. Default none."""
+    "10.0.0.0/8", addresses, and "unix" for whoever comes by a Unix socket. Where they do not say
+    who it is, it is not known, and counts as the proxy for the limits. Default none."""
 
 
 class ListenerOptions(ServerHandshakeOptions, total=False):
@@ -207,7 +209,8 @@ class ListenerOptions(ServerHandshakeOptions, total=False):
     never. Default None."""
     max_buffered_bytes: int | None
     """Bytes that all connections together may keep in memory, received and to be sent; beyond
-    that, the one with the most is ended. None for any number. Default 256 MiB."""
+    that, one of those with the most (within an eighth) is ended. None for any number. Default
+    256 MiB."""
 
 
 class ServerOptions(ListenerOptions, total=False):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Unpack
-from urllib.parse import unquote, urlsplit
+from typing import NoReturn, Unpack
+from urllib.parse import quote, unquote
 
 import anyio
 from anyio.abc import TaskStatus
@@ -21,6 +22,7 @@ from creche.websocket import WebSocket
 try:
     from werkzeug.exceptions import HTTPException, NotFound
     from werkzeug.routing import Map, MapAdapter, RequestRedirect, WebsocketMismatch
+    from werkzeug.urls import iri_to_uri
 except ImportError:
     raise ImportError("creche.router needs werkzeug: pip install creche[router]") from None
 
@@ -28,6 +30,9 @@ __all__ = ["Router", "route", "routing"]
 
 # Where the route stands in `request.state`.
 _STATE = "creche.route"
+
+# What a Map leaves as it is, where it redirects.
+_SAFE = "!$&'()*+,/:;=@"
 
 
 class Router:
@@ -70,20 +75,35 @@ class Router:
                 answer = await answer
             if answer is not None:
                 return answer
-        target = urlsplit(request.path)
-        adapter = self._map.bind(
-            self._server_name or request.headers["Host"],
-            path_info=unquote(target.path),
-            url_scheme=self._url_scheme,
-            query_args=target.query,
-        )
+        path, _, query = request.path.partition("?")
         try:
+            path = _decode(path)
+            adapter = self._map.bind(
+                self._server_name or request.headers.get("Host", "localhost"),
+                path_info=path,
+                url_scheme=self._url_scheme,
+                query_args=query,
+            )
+            if path.startswith("//"):
+                self._redirect_to_one_slash(adapter, path)
             request.state[_STATE] = self._match(adapter)
         except RequestRedirect as redirect:
-            return Response(redirect.code, {"Location": redirect.new_url})
+            return Response(redirect.code, {"Location": iri_to_uri(redirect.new_url)})
         except HTTPException as exc:
             return reject(exc.code or 404, exc.name).response
+        except UnicodeDecodeError:
+            return reject(400, "the path is not UTF-8").response
+        except ValueError:  # a converter cannot make anything of what stands there
+            return reject(404, NotFound().name).response
         return None
+
+    def _redirect_to_one_slash(self, adapter: MapAdapter, path: str) -> NoReturn:
+        """A Map overlooks further slashes at the beginning, where the path of the request has
+        them; others it merges."""
+        if not self._map.merge_slashes:
+            raise NotFound
+        merged = quote(re.sub("/{2,}", "/", path), safe=_SAFE)
+        raise RequestRedirect(adapter.make_redirect_url(merged))
 
     @staticmethod
     def _match(adapter: MapAdapter) -> object:
@@ -96,6 +116,15 @@ class Router:
         """Run the handler of the route."""
         endpoint, parameters = ws.request.state[_STATE]
         await endpoint(ws, **parameters)
+
+
+def _decode(path: str) -> str:
+    """A path without its escapes, but that of a slash: what it escapes is not to divide the path.
+
+    Raises:
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    return "%2F".join([unquote(part, errors="strict") for part in path.split("%2F")])
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from typing import Any, Unpack
 
 import anyio
 from anyio import TaskHandle
-from anyio.abc import ByteStream, Listener, TaskStatus
+from anyio.abc import ByteStream, Listener, SocketAttribute, TaskStatus
 
 from creche.addresses import check_listening, check_mode, check_unix_path
 from creche.background import Background, is_cancelled
@@ -746,9 +746,13 @@ class _Client(Gate):
         options = server._options
         if options["handshake_rate"] is None and options["max_connections_per_client"] is None:
             return
-        address = request.client_address
-        if address is not None:
-            self._client = client_key(address)
+        peer = request.extra(SocketAttribute.remote_address, None)
+        self._client = client_key(
+            peer[0] if isinstance(peer, tuple) else None,
+            request.headers,
+            options["trusted_proxies"],
+        )
+        if self._client is not None:
             seconds = server._limits.handshake(self._client, anyio.current_time())
             if seconds:
                 raise reject(429, "you ask too often", [("Retry-After", f"{seconds:.0f}")])

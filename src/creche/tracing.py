@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from creche.protocol.escaping import escape
 from creche.protocol.frames import BINARY, CLOSE, OPCODES
 
 if TYPE_CHECKING:
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
 Trace = Callable[[str, dict[str, Any]], object]
 
 _OPCODE = 0x0F
-
-# In text: what moves the cursor or the terminal, or breaks the line.
-_UNPRINTABLE = {i: f"\\x{i:02x}" for i in [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029]}
 
 
 def call_trace(trace: Trace | None, logger: Any, name: str, **info: Any) -> None:
@@ -88,4 +86,4 @@ def _describe_close(payload: bytes) -> str:
 def _shown(payload: bytes, binary: bool) -> str:
     if binary:
         return payload.hex(" ")
-    return payload.decode("utf-8", "backslashreplace").translate(_UNPRINTABLE)
+    return escape(payload.decode("utf-8", "backslashreplace"))

@@ -400,8 +400,8 @@ def fuzz_proxy(data: bytes) -> None:
     assert find_client("10.0.0.1", headers, []) == "10.0.0.1"
     assert find_client("11.0.0.1", headers, ["10.0.0.0/8", "unix"]) == "11.0.0.1"
     address = find_client("10.0.0.1", headers, ["10.0.0.0/8"])
-    assert address is not None
-    client_key(address)
+    assert address is None or find_client(address, headers, []) == address
+    assert client_key("10.0.0.1", headers, ["10.0.0.0/8"]) is not None
 
 
 # What each begins with

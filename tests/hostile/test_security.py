@@ -102,7 +102,7 @@ async def test_cross_site_request_is_allowed_where_the_application_says_so() -> 
         ("localhost.evil.example", 421),
         ("127.0.0.1.evil.example", 421),
         ("192.168.0.1", 421),
-        ("[", 421),
+        ("[", 400),
         ("localhost", 101),
         ("LOCALHOST:8765", 101),
         ("localhost.", 101),
@@ -124,8 +124,8 @@ async def test_dns_rebinding(host: str, expected: int) -> None:
     ) as server:
         answer = await exchange(server, request(f"Origin: http://{host}", host=host))
     assert status(answer) == expected
-    if expected == 421:
-        assert b"see the option hosts" in answer
+    if expected != 101:
+        assert expected == 400 or b"see the option hosts" in answer
         assert not hooked  # no page is served either
 
 

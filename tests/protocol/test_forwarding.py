@@ -6,6 +6,7 @@ import pytest
 
 from creche.protocol.forwarding import check_trusted_proxies, client_key, find_client
 from creche.protocol.headers import Headers
+from support import assert_linear
 
 TRUSTED = ["10.0.0.0/8", "192.0.2.1", "2001:db8::/32", "unix"]
 
@@ -40,19 +41,52 @@ TRUSTED = ["10.0.0.0/8", "192.0.2.1", "2001:db8::/32", "unix"]
         ("10.0.0.1", {"Forwarded": 'for="198.51.100.1:80" , for=10.0.0.2'}, "198.51.100.1"),
         ("10.0.0.1", {"Forwarded": 'for=6.6.6.6, for="198.51.100.1"; host="a,b"'}, "198.51.100.1"),
         ("10.0.0.1", {"Forwarded": r'for="198.51.\100.1"'}, "198.51.100.1"),
-        # Nobody knows: the nearest that is known.
-        ("10.0.0.1", {"Forwarded": "for=unknown"}, "10.0.0.1"),
-        ("10.0.0.1", {"Forwarded": "for=_hidden, for=10.0.0.2"}, "10.0.0.2"),
-        ("10.0.0.1", {"Forwarded": "proto=https"}, "10.0.0.1"),
-        ("10.0.0.1", {"Forwarded": 'for="6.6.6.6, for=198.51.100.1'}, "10.0.0.1"),
-        ("10.0.0.1", {"X-Forwarded-For": "garbage"}, "10.0.0.1"),
-        ("10.0.0.1", {"X-Forwarded-For": ""}, "10.0.0.1"),
+        ("10.0.0.1", {"Forwarded": 'for=", for=198.51.100.1'}, None),
+        # It is not known: the proxy is not the client.
+        ("10.0.0.1", {"Forwarded": '"'}, None),
+        ("10.0.0.1", {"Forwarded": ""}, None),
+        ("10.0.0.1", {"Forwarded": "for"}, None),
+        ("10.0.0.1", {"Forwarded": "for="}, None),
+        ("10.0.0.1", {"Forwarded": 'for=""'}, None),
+        ("10.0.0.1", {"Forwarded": "for=unknown"}, None),
+        ("10.0.0.1", {"Forwarded": "for=_hidden, for=10.0.0.2"}, None),
+        ("10.0.0.1", {"Forwarded": "for=198.51.100.1, for=_hidden"}, None),
+        ("10.0.0.1", {"Forwarded": "proto=https"}, None),
+        ("10.0.0.1", {"Forwarded": "for=198.51.100.1, proto=https"}, None),
+        ("10.0.0.1", {"Forwarded": 'for="6.6.6.6, for=198.51.100.1'}, None),
+        ("10.0.0.1", {"X-Forwarded-For": "garbage"}, None),
+        ("10.0.0.1", {"X-Forwarded-For": "198.51.100.1, unknown"}, None),
+        ("10.0.0.1", {"X-Forwarded-For": ""}, None),
+        ("10.0.0.1", {"X-Forwarded-For": "198.51.100.1,"}, None),
+        (None, {"X-Forwarded-For": "unix:"}, None),
+        # What is malformed says nothing, and does not hide what stands right of it.
+        ("10.0.0.1", {"Forwarded": "for=198.51.100.1;proto"}, None),
+        ("10.0.0.1", {"Forwarded": "for=198.51.100.1;;"}, None),
+        ("10.0.0.1", {"Forwarded": "for=198.51.100.1;for=198.51.100.2"}, None),
+        ("10.0.0.1", {"Forwarded": "for = 198.51.100.1"}, None),
+        ("10.0.0.1", {"Forwarded": 'for="198.51.100.1"x'}, None),
+        ("10.0.0.1", {"Forwarded": "x y z, =, ;, for=198.51.100.1"}, "198.51.100.1"),
+        ("10.0.0.1", {"Forwarded": 'a "b,c" d, for=198.51.100.1'}, "198.51.100.1"),
+        # Addresses that are none, and what stands around them.
+        ("10.0.0.1", {"X-Forwarded-For": "198.51.100.1:port"}, None),
+        ("10.0.0.1", {"X-Forwarded-For": "198.51.100.1:"}, None),
+        ("10.0.0.1", {"X-Forwarded-For": "198.51.100.1%eth0"}, None),
+        ("10.0.0.1", {"X-Forwarded-For": "198.51.100.01"}, None),
+        ("10.0.0.1", {"X-Forwarded-For": "[198.51.100.1]"}, None),
+        ("10.0.0.1", {"X-Forwarded-For": "[2001:db9::1"}, None),
+        ("10.0.0.1", {"X-Forwarded-For": "[2001:db9::1]x"}, None),
+        ("10.0.0.1", {"X-Forwarded-For": "[2001:db9::1%eth0]:80"}, "2001:db9::1"),
+        ("10.0.0.1", {"X-Forwarded-For": "::ffff:198.51.100.1"}, "198.51.100.1"),
+        ("10.0.0.1", {"X-Forwarded-For": "::ffff:198.51.100.1, ::ffff:10.0.0.2"}, "198.51.100.1"),
+        ("10.0.0.1", {"Forwarded": 'for="198.51.100.1:_secret"'}, "198.51.100.1"),
         # Both: one is not the proxy's, unless they agree.
         (
             "10.0.0.1",
             {"Forwarded": "for=6.6.6.6", "X-Forwarded-For": "198.51.100.1"},
-            "10.0.0.1",
+            None,
         ),
+        ("10.0.0.1", {"Forwarded": '"', "X-Forwarded-For": "198.51.100.1"}, None),
+        ("10.0.0.1", {"Forwarded": "for=unknown", "X-Forwarded-For": "unknown"}, None),
         (
             "10.0.0.1",
             {"Forwarded": "for=198.51.100.1", "X-Forwarded-For": "198.51.100.1"},
@@ -85,14 +119,54 @@ def test_a_bad_list_of_proxies_is_refused(proxies: Any, error: Any, why: str) ->
         check_trusted_proxies(proxies)
 
 
+@pytest.mark.parametrize("name", ["Forwarded", "X-Forwarded-For"])
+def test_fields_are_read_from_the_last(name: str) -> None:
+    before, prefix = ('"', "for=") if name == "Forwarded" else ("garbage", "")
+    fields = [before, f"{prefix}6.6.6.6, {prefix}198.51.100.1", f"{prefix}10.0.0.2"]
+    headers = Headers([(name, field) for field in fields])
+    assert find_client("10.0.0.1", headers, TRUSTED) == "198.51.100.1"
+
+
+def test_a_network_of_ipv4_may_be_written_as_ipv6() -> None:
+    headers = Headers({"X-Forwarded-For": "198.51.100.1"})
+    assert find_client("10.0.0.1", headers, ["::ffff:10.0.0.0/104"]) == "198.51.100.1"
+    assert find_client("11.0.0.1", headers, ["::ffff:10.0.0.0/104"]) == "11.0.0.1"
+
+
+def key(peer: str | None, headers: dict[str, str] | None = None) -> str | None:
+    return client_key(peer, Headers(headers or {}), TRUSTED)
+
+
 def test_what_counts_as_one_client() -> None:
-    assert client_key("198.51.100.1") == "198.51.100.1"
-    assert client_key("2001:db9::1") == client_key("2001:db9::ffff:1") == "2001:db9::/64"
-    assert client_key("2001:db9:0:1::1") != client_key("2001:db9::1")
+    assert key("198.51.100.1") == key("::ffff:198.51.100.1") == "198.51.100.1"
+    assert key("2001:db9::1") == key("2001:db9::ffff:1%eth0") == "2001:db9::/64"
+    assert key("2001:db9:0:1::1") != key("2001:db9::1")
+    assert key("10.0.0.1", {"X-Forwarded-For": "198.51.100.1"}) == "198.51.100.1"
 
 
-@pytest.mark.parametrize("pattern", ["x", " ", "a=b;", "a=,", '"', '\\"', "for=x y;"])
+def test_who_hides_counts_as_the_proxy() -> None:
+    for headers in ({"Forwarded": '"'}, {"Forwarded": "for=_a"}, {"X-Forwarded-For": "unknown"}):
+        assert key("10.0.0.1", headers) == "10.0.0.1"
+        assert key(None, headers) == "unix"
+    # Nobody is told apart on a Unix socket by itself.
+    assert key(None) is None
+    assert client_key(None, Headers({"Forwarded": '"'}), ["10.0.0.0/8"]) is None
+
+
+PATTERNS = ["x", " ", "a=b;", "a=,", '"', '\\"', "for=x y;", 'a="b";', '"a",', "=", ";", ",", "\t="]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
 def test_a_long_header_costs_time_in_proportion(pattern: str) -> None:
     # If each byte was looked at again for every one behind it, this would take hours.
-    headers = Headers([("Forwarded", pattern * 2**18)])
-    assert find_client("10.0.0.1", headers, ["10.0.0.0/8"]) == "10.0.0.1"
+    headers = Headers([("Forwarded", pattern * 2**18), ("X-Forwarded-For", pattern * 2**18)])
+    assert find_client("10.0.0.1", headers, ["10.0.0.0/8"]) is None
+
+
+@pytest.mark.parametrize("name", ["Forwarded", "X-Forwarded-For"])
+@pytest.mark.parametrize("pattern", [*PATTERNS, "10.0.0.1,", "for=10.0.0.1,"])
+def test_reading_who_the_client_is_is_linear(name: str, pattern: str) -> None:
+    assert_linear(
+        lambda size: Headers([(name, pattern * size), (name, pattern * size)]),
+        lambda headers: find_client("10.0.0.1", headers, ["10.0.0.0/8"]),
+    )

@@ -119,8 +119,8 @@ REFUSALS = [
     (REQUEST.replace("\r\n\r\n", "\r\nOrigin: http://[\r\n\r\n"), 403, other_host("http://[")),
     (
         REQUEST.replace("\r\n\r\n", "\r\nOrigin: null\r\n\r\n").replace("server.example.com", ""),
-        403,
-        other_host("null"),
+        400,
+        "bad request: '' is not a host with a port perhaps",
     ),
     (REQUEST.replace("\r\n\r\n", "\r\nOrigin: a\r\nOrigin: b\r\n\r\n"), 400, TWO_ORIGINS),
     (REQUEST.replace("GET", "POST"), 405, "only GET can become a WebSocket"),

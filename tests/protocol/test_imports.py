@@ -14,8 +14,10 @@ import creche.protocol
 
 ALLOWED = {
     "__future__",
+    "array",
     "base64",
     "binascii",
+    "bisect",
     "codecs",
     "collections",
     "collections.abc",

@@ -164,7 +164,9 @@ BAD_LINES = [
     "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: hunter2\r\n\r\n",
     "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: hunter2\r\n\r\n",
     "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nhunter2\r\n",
-    "GET / HTTP/1.1\r\nHost: user:hunter2@h\r\nOrigin: http://user:hunter2@o\r\n"
+    "GET / HTTP/1.1\r\nHost: user:hunter2@h\r\n\r\n",
+    "GET user:hunter2@h HTTP/1.1\r\nHost: h\r\n\r\n",
+    "GET / HTTP/1.1\r\nHost: h\r\nOrigin: http://user:hunter2@o\r\n"
     "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
 ]

@@ -16,8 +16,8 @@ from anyio.abc import TaskStatus
 import creche
 from creche.cli import bench, connect, demo, serve
 from creche.cli.arguments import Command, UsageError
-from creche.cli.console import harmless
 from creche.protocol import COMPILED
+from creche.protocol.escaping import escape
 
 # Each has add_to(), which says what arguments it takes, and sets `prepare`: called with them, it
 # returns a Command, or raises a UsageError.
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         status = anyio.run(_until_signal, command, backend=backend, backend_options=options)
     except (OSError, creche.WebSocketError) as exc:
-        print(f"creche: {harmless(explain(exc))}", file=sys.stderr)
+        print(f"creche: {escape(explain(exc), None)}", file=sys.stderr)
         status = 1
     sys.exit(status)
 

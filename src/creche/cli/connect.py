@@ -129,6 +129,6 @@ def readable(message: str | bytes) -> str:
     if message.lstrip()[:1] in ("{", "["):
         try:
             return json.dumps(json.loads(message), indent=2, ensure_ascii=False)
-        except ValueError:
-            pass  # it only looks like JSON
+        except (ValueError, RecursionError):
+            pass  # it only looks like JSON, or is nested without end
     return message

@@ -20,16 +20,20 @@ from typing import Any
 import anyio
 from anyio.lowlevel import current_token
 
+from creche.protocol.escaping import escape
+
 
 class Console:
     """Standard input and output, line by line.
 
     Attributes:
-        interactive: whether a person sits there.
+        interactive: whether a person sits there, who types and reads.
+        shown: whether a terminal shows the output, wherever the input comes from.
     """
 
-    def __init__(self, interactive: bool) -> None:
+    def __init__(self, interactive: bool, shown: bool) -> None:
         self.interactive = interactive
+        self.shown = shown
 
     async def each_line(self, use: Callable[[str], Awaitable[None]]) -> None:
         """Call `use` with each line of the input, without its end; return at the end of all."""
@@ -51,18 +55,16 @@ class Console:
         Raises:
             BrokenPipeError: nobody reads the output any more.
         """
-        print(f"< {harmless(message)}" if self.interactive else message, flush=True)
+        if self.shown:
+            message = escape(message, None, keep="\n\t")
+        # What the output's encoding has no character for would be an error.
+        encoding = sys.stdout.encoding or "utf-8"
+        message = message.encode(encoding, "backslashreplace").decode(encoding)
+        print(f"< {message}" if self.interactive else message, flush=True)
 
     def note(self, text: str) -> None:
         """Write what is not a message, where it does not mix with messages."""
-        print(f"* {harmless(text)}", file=sys.stderr, flush=True)
-
-
-def harmless(text: str) -> str:
-    """A text of the server without what would move a terminal's cursor, or do worse."""
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
-    )
+        print(f"* {escape(text, None)}", file=sys.stderr, flush=True)
 
 
 def forget_output() -> None:  # pragma: no cover - see connect.py
@@ -101,7 +103,7 @@ class Prompt(Console):
     """A terminal with a line editor at its bottom."""
 
     def __init__(self) -> None:
-        super().__init__(True)
+        super().__init__(True, True)
         from prompt_toolkit import PromptSession
 
         self._session: PromptSession[str] = PromptSession("> ")
@@ -118,9 +120,10 @@ class Prompt(Console):
 @contextmanager
 def open_console() -> Iterator[Console]:
     """The best console that there is."""
-    interactive = sys.stdin.isatty() and sys.stdout.isatty()
+    shown = sys.stdout.isatty()
+    interactive = shown and sys.stdin.isatty()
     if not interactive or find_spec("prompt_toolkit") is None:
-        yield Console(interactive)
+        yield Console(interactive, shown)
         return
     from prompt_toolkit.patch_stdout import patch_stdout
 

@@ -13,6 +13,7 @@ MODULES = (
     "closing",
     "connection",
     "deflate",
+    "escaping",
     "exceptions",
     "extensions",
     "forwarding",
@@ -30,6 +31,7 @@ MODULES = (
     "server_handshake",
     "start_lines",
     "states",
+    "targets",
     "timers",
     "uri",
 )

@@ -80,7 +80,8 @@ class ClientHandshake:
         self._head = HeadReader(max_header_bytes, may_be_status_line, b"GET")
         self._secure = uri.secure
         self._http = h11.Connection(h11.CLIENT)
-        self.refusal: Response | None = None  # another answer than 101, so far
+        self._refusal: Response | None = None
+        self._body = bytearray()  # of the refusal, as far as it has come
         self._interim_answers = 0
         self._answered = False  # whether a byte has come
         self._in_head = True  # h11 bounds what comes after an interim answer
@@ -109,6 +110,13 @@ class ClientHandshake:
         if user_agent_header is not None:
             headers.add_default("User-Agent", user_agent_header)
         self.request = Request(uri.resource, headers)
+
+    @property
+    def refusal(self) -> Response | None:
+        """Another answer than 101, as far as it has come."""
+        if self._refusal is not None:
+            self._refusal.body = bytes(self._body)
+        return self._refusal
 
     @property
     def trailing_data(self) -> bytes:
@@ -183,12 +191,11 @@ class ClientHandshake:
             if isinstance(event, h11.Response):
                 if event.status_code > 599:
                     raise InvalidMessage(f"the server answered with status {event.status_code}")
-                self.refusal = Response(event.status_code, decode_headers(event.headers))
-            elif isinstance(event, h11.Data) and self.refusal is not None:
-                body = self.refusal.body + event.data
-                self.refusal.body = body[:MAX_BODY_BYTES]
-                if len(body) >= MAX_BODY_BYTES:
-                    raise InvalidStatus(self.refusal)
+                self._refusal = Response(event.status_code, decode_headers(event.headers))
+            elif isinstance(event, h11.Data):
+                self._body += event.data[: MAX_BODY_BYTES - len(self._body)]
+                if len(self._body) == MAX_BODY_BYTES:
+                    self.receive_eof()  # it is enough
             elif event is h11.NEED_DATA:
                 return None
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from creche.protocol.escaping import escape
 from creche.protocol.exceptions import ProtocolError
 
 NO_STATUS = 1005
@@ -48,7 +49,7 @@ class Close:
 
     Attributes:
         code: the close code; 1005 stands for a frame without one.
-        reason: text of at most 123 bytes of UTF-8.
+        reason: text of at most 123 bytes of UTF-8, as it came; `str` of this escapes it.
     """
 
     code: int
@@ -61,7 +62,7 @@ class Close:
             meaning = "private use"
         else:
             meaning = "registered"
-        return f"{self.code} ({meaning})" + (f" {self.reason}" if self.reason else "")
+        return f"{self.code} ({meaning})" + (f" {escape(self.reason)}" if self.reason else "")
 
     def payload(self) -> bytes:
         """The frame's payload."""

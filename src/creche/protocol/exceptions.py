@@ -9,14 +9,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from creche.protocol.escaping import escape, quote
 from creche.protocol.redaction import shown_value, without_secrets
 
 if TYPE_CHECKING:
     from creche.protocol.http import Response
 
 
+# The longest text of an exception, in characters: it may quote more than once.
+_MAX_TEXT = 1000
+
+
 class WebSocketError(Exception):
-    """The base of every exception of this library that is not a misuse."""
+    """The base of every exception of this library that is not a misuse.
+
+    Its text can be logged and printed: what a peer has said is escaped in it, and cut. The
+    attributes have it as it came, for programs that compare it.
+    """
+
+    def __str__(self) -> str:
+        return escape(self._text(), _MAX_TEXT)
+
+    def _text(self) -> str:
+        """What is wrong; it is escaped by the one who asks."""
+        return super().__str__()
 
 
 class PeerError(WebSocketError):
@@ -62,8 +78,8 @@ class InvalidURI(HandshakeError, ValueError):
         self.uri = uri
         self.why = why
 
-    def __str__(self) -> str:
-        return f"uri {self.uri!r} {self.why}"
+    def _text(self) -> str:
+        return f"uri {quote(self.uri)} {self.why}"
 
 
 class InvalidMessage(HandshakeError):
@@ -81,7 +97,7 @@ class InvalidStatus(HandshakeError):
         super().__init__(response)
         self.response = response
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         return (
             f"the server answered {self.response.status} {self.response.reason_phrase}, "
             "not 101 Switching Protocols"
@@ -101,7 +117,7 @@ class InvalidRedirect(InvalidStatus):
         self.args = (response, why)  # what a copy is made from
         self.why = why
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         # The query of the new URI may hold credentials.
         return f"the server answered {self.response.status} and redirects {self.why}"
 
@@ -125,7 +141,7 @@ class InvalidProxyStatus(ProxyError):
         super().__init__(response)
         self.response = response
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         return f"the proxy answered {self.response.status} {self.response.reason_phrase}"
 
 
@@ -145,10 +161,10 @@ class InvalidHeader(HandshakeError):
         self.value = value
         self.why = why
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         if self.value is None:
             return f"the {self.name} header is missing{self.why}"
-        return f"the {self.name} header {self.value!r} is not acceptable{self.why}"
+        return f"the {self.name} header {quote(self.value)} is not acceptable{self.why}"
 
 
 class InvalidUpgrade(InvalidHeader):
@@ -172,6 +188,6 @@ class Rejection(HandshakeError):
         self.response = response
         self.why = why
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         answer = f"{self.response.status} {self.response.reason_phrase}"
-        return f"{answer}: {self.why}" if self.why else answer
+        return f"{answer}: {escape(self.why)}" if self.why else answer

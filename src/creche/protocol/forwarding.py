@@ -17,12 +17,17 @@ UNIX = "unix"
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# Searched for, each matches where the last one ended, or right behind a separator: no byte is
-# looked at again and again.
-_BALANCED = re.compile(r'[^"]*(?:"(?:[^"\\]|\\.)*"[^"]*)*')
-_ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
-_PARAMETER = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*")+')
-_PAIR = re.compile(r'[ \t]*([^\s;,="]+)=("(?:[^"\\]|\\.)*"|[^\s;,"]*)[ \t]*')
+# A field of Forwarded is read in one pass: a parameter, and what is left of an element that is
+# malformed. Neither can match a text in two ways, so that no byte is looked at again and again.
+_PARAMETER = re.compile(
+    r"""[ \t]*+([!#$%&'*+\-.^_`|~0-9A-Za-z]++)=("(?:[^"\\]|\\.)*+"|[^\s;,"]*+)[ \t]*+"""
+)
+_REST = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*+")*+')
+
+# What stands behind an address; it may be hidden as the address may (RFC 7239 6).
+_PORT = re.compile(r":(?:[0-9]{1,5}|_[A-Za-z0-9._\-]+)")
+
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
 def check_trusted_proxies(proxies: Iterable[str]) -> tuple[str, ...]:
@@ -45,9 +50,19 @@ def check_trusted_proxies(proxies: Iterable[str]) -> tuple[str, ...]:
 @lru_cache(maxsize=16)
 def _networks(proxies: tuple[str, ...]) -> tuple[_Network, ...]:
     try:
-        return tuple([ipaddress.ip_network(proxy) for proxy in proxies if proxy != UNIX])
+        networks = [ipaddress.ip_network(proxy) for proxy in proxies if proxy != UNIX]
     except ValueError as exc:
         raise ValueError(f"trusted_proxies: {exc}") from None
+    return tuple(map(_unmapped, networks))
+
+
+def _unmapped(network: _Network) -> _Network:
+    """The network of IPv4 for one that is written as IPv6, since addresses are told so."""
+    if not isinstance(network, ipaddress.IPv6Network) or not network.subnet_of(_MAPPED):
+        return network
+    return ipaddress.IPv4Network(
+        (str(network.network_address.ipv4_mapped), network.prefixlen - _MAPPED.prefixlen)
+    )
 
 
 def find_client(peer: str | None, headers: Headers, trusted: Sequence[str]) -> str | None:
@@ -55,8 +70,11 @@ def find_client(peer: str | None, headers: Headers, trusted: Sequence[str]) -> s
 
     The headers count only if they come from a trusted proxy. They are read from the right, where
     the nearest proxy has written; what is left of the first address that is not trusted may be
-    anybody's invention. Where both headers are there and do not say the same, one of them is not
-    the proxy's: then neither counts.
+    anybody's invention. Where the proxies hide the client, do not know it, or have written what
+    cannot be read, it is not known: a proxy that forwards for somebody is not the client. Where
+    both headers are there and do not say the same, one of them is not the proxy's: then neither
+    counts. A trusted peer that sends neither forwards for nobody, as when it looks whether the
+    server is well: then it is the client itself.
 
     Args:
         peer: the address at the other end of the connection; None for a Unix socket.
@@ -67,25 +85,45 @@ def find_client(peer: str | None, headers: Headers, trusted: Sequence[str]) -> s
         None where it is not known.
     """
     address = None if peer is None else _parse(peer)
-    if not trusted:
+    if not (_is_trusted(address, trusted) and _forwards(headers)):
         return _shown(address)
     networks = _networks(tuple(trusted))
-    if not (UNIX in trusted if address is None else _is_in(address, networks)):
-        return _shown(address)
     said = set()
     if "Forwarded" in headers:
-        said.add(_nearest(_forwarded(headers["Forwarded"]), networks))
+        said.add(_nearest(map(_forwarded, reversed(headers.get_all("Forwarded"))), networks))
     if "X-Forwarded-For" in headers:
-        said.add(_nearest(headers["X-Forwarded-For"].split(","), networks))
-    found = said.pop() if len(said) == 1 else None
-    return _shown(found or address)
+        fields = reversed(headers.get_all("X-Forwarded-For"))
+        said.add(_nearest((field.split(",") for field in fields), networks))
+    return _shown(said.pop()) if len(said) == 1 else None
 
 
-def client_key(address: str) -> str:
+def client_key(peer: str | None, headers: Headers, trusted: Sequence[str]) -> str | None:
     """What counts as one client for limits: an IPv4 address, or a network of IPv6, of which each
-    household has one (RFC 6177)."""
-    parsed = ipaddress.ip_address(address)
-    return address if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))
+    household has one (RFC 6177).
+
+    Clients that are not known count as the proxy that forwards for them: by hiding nobody gets
+    around a limit, and nobody fills that of somebody who is known. The arguments are those of
+    `find_client`.
+
+    Returns:
+        None where nothing tells clients apart: on a Unix socket without a proxy's word.
+    """
+    address = _parse(find_client(peer, headers, trusted) or peer or "")
+    if address is None:
+        return UNIX if _is_trusted(None, trusted) and _forwards(headers) else None
+    if address.version == 4:
+        return str(address)
+    return str(ipaddress.ip_network((address, 64), strict=False))
+
+
+def _is_trusted(peer: _Address | None, trusted: Sequence[str]) -> bool:
+    if peer is None:
+        return UNIX in trusted
+    return bool(trusted) and _is_in(peer, _networks(tuple(trusted)))
+
+
+def _forwards(headers: Headers) -> bool:
+    return "Forwarded" in headers or "X-Forwarded-For" in headers
 
 
 def _shown(address: _Address | None) -> str | None:
@@ -96,45 +134,81 @@ def _is_in(address: _Address, networks: Iterable[_Network]) -> bool:
     return any(address in network for network in networks)
 
 
-def _nearest(addresses: list[str], networks: tuple[_Network, ...]) -> _Address | None:
-    """The first address from the right that is no trusted proxy, or the last one that was."""
-    found = None
-    for text in reversed(addresses):
-        address = _parse(text)
-        if address is None:  # "unknown", or a name that hides it
-            break
-        found = address
-        if not _is_in(address, networks):
-            break
-    return found
+def _nearest(fields: Iterable[Sequence[str]], networks: tuple[_Network, ...]) -> _Address | None:
+    """The first address from the right that is no trusted proxy, or the last one that was. None
+    where one on the way is not an address: "unknown", a name that hides it, or nonsense.
+
+    Args:
+        fields: the addresses of each field, the last field first.
+    """
+    address = None
+    for texts in fields:
+        for text in reversed(texts):
+            address = _parse(text)
+            if address is None or not _is_in(address, networks):
+                return address
+    return address
 
 
-def _forwarded(value: str) -> list[str]:
-    """What the elements of a Forwarded header say of their clients, "" for nothing."""
+def _forwarded(field: str) -> list[str]:
+    """What the elements of a field of Forwarded say of their clients, "" for nothing.
+
+    A field is read by itself: where a proxy has written one of its own behind a client's, a quote
+    that was left open there does not swallow it. Where a quote is left open, nobody can tell where
+    the last element begins: then nothing is said.
+    """
     found: list[str] = []
-    if _BALANCED.fullmatch(value) is None:
-        return found
-    for element in _ELEMENT.findall(value):
-        pairs = filter(None, map(_PAIR.fullmatch, _PARAMETER.findall(element)))
-        parameters = {pair[1].lower(): pair[2] for pair in pairs}
-        text = parameters.get("for", "")
-        if text.startswith('"'):
-            text = re.sub(r"\\(.)", r"\1", text[1:-1])
+    position = 0
+    while True:
+        text, position = _read_element(field, position)
         found.append(text)
-    return found
+        if position == len(field):
+            return found
+        if field[position] != ",":
+            return [""]
+        position += 1
+
+
+def _read_element(field: str, position: int) -> tuple[str, int]:
+    """What the element that begins there says of its client, and where it ends."""
+    parameters: dict[str, str] = {}
+    valid = True
+    while (parameter := _PARAMETER.match(field, position)) is not None:
+        name, value = parameter[1].lower(), parameter[2]
+        valid = valid and name not in parameters  # RFC 7239 4
+        parameters[name] = value
+        position = parameter.end()
+        if not field.startswith(";", position):
+            break
+        position += 1
+    rest = _REST.match(field, position)
+    assert rest is not None
+    text = parameters.get("for", "")
+    if not valid or rest[0].strip(" \t"):
+        text = ""
+    elif text.startswith('"'):
+        text = re.sub(r"\\(.)", r"\1", text[1:-1])
+    return text, rest.end()
 
 
 def _parse(text: str) -> _Address | None:
     """An address, with a port perhaps, and in brackets if it is one of IPv6."""
-    text = text.strip()
+    text = text.strip(" \t")
+    port = ""
     if text.startswith("["):
-        text = text[1:].partition("]")[0]
+        text, bracket, port = text[1:].partition("]")
+        if not bracket or ":" not in text:
+            return None
     elif text.count(":") == 1:
-        text = text.partition(":")[0]
+        text, _, port = text.partition(":")
+        port = f":{port}"
+    if port and _PORT.fullmatch(port) is None:
+        return None
     try:
-        address = ipaddress.ip_address(text.partition("%")[0])
+        address = ipaddress.ip_address(text)
     except ValueError:
         return None
-    # One of IPv4 that came over a socket of IPv6.
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    # One of IPv4 may have come over a socket of IPv6. A zone is known to one machine only.
+    return address.ipv4_mapped or ipaddress.IPv6Address(int(address))

@@ -12,6 +12,7 @@ from typing import Any
 
 import h11
 
+from creche.protocol.escaping import escape
 from creche.protocol.exceptions import InvalidMessage
 from creche.protocol.headers import Headers, HeadersLike
 from creche.protocol.redaction import shown_path, what_h11_says
@@ -27,14 +28,25 @@ class Request:
     """The client's half of the opening handshake.
 
     Attributes:
-        method: GET, as far as a handler sees it.
-        path: the path and query asked for, as they were sent.
-        headers: the header fields.
+        method: GET, as far as a handler sees it; `process_request` sees every one.
+        path: the path and query asked for. Of the path, needless escapes are undone: "%61" is "a".
+            Otherwise both are as they were sent.
+        headers: the header fields. Host is what was asked for, also by a target that is a URI.
+        http_version: "1.1", as far as a handler sees it; `process_request` sees "1.0", too.
         find_client: gives `client_address`, of this request; None where there is no such thing.
         extra_attributes: what `extra` looks up.
     """
 
-    __slots__ = ("_state", "extra_attributes", "find_client", "headers", "method", "path")
+    __slots__ = (
+        "_client_address",
+        "_state",
+        "extra_attributes",
+        "find_client",
+        "headers",
+        "http_version",
+        "method",
+        "path",
+    )
 
     def __init__(
         self,
@@ -42,14 +54,17 @@ class Request:
         headers: HeadersLike = (),
         *,
         method: str = "GET",
+        http_version: str = "1.1",
         extra_attributes: Mapping[Any, Callable[[], Any]] | None = None,
     ) -> None:
         self.method = method
+        self.http_version = http_version
         self.path = path
         self.headers = headers if isinstance(headers, Headers) else Headers(headers)
         self._state: dict[str, Any] | None = None
         self.extra_attributes = extra_attributes or {}
         self.find_client: Callable[[Request], str | None] | None = None
+        self._client_address: Any = _MISSING
 
     @property
     def state(self) -> dict[str, Any]:
@@ -62,10 +77,14 @@ class Request:
     def client_address(self) -> str | None:
         """The client's IP address, on the server: that of the connection, or what the proxies say
         that the option `trusted_proxies` names. None where it is not known."""
-        return None if self.find_client is None else self.find_client(self)
+        # Found once: who asks with each line of a log would read long headers each time.
+        if self._client_address is _MISSING:
+            self._client_address = None if self.find_client is None else self.find_client(self)
+        address: str | None = self._client_address
+        return address
 
     def __repr__(self) -> str:
-        return f"<Request {self.method} {shown_path(self.path)}>"
+        return f"<Request {escape(self.method)} {escape(shown_path(self.path))}>"
 
     def extra(self, attribute: Any, default: Any = _MISSING) -> Any:
         """A fact about the connection, such as anyio.abc.SocketAttribute.remote_address.
@@ -143,7 +162,7 @@ class HeadTooLarge(InvalidMessage):
         self.limit = limit
         self.in_first_line = in_first_line
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         return f"the head of the opening handshake has more than {self.limit} bytes"
 
 
@@ -160,7 +179,7 @@ class NotHTTP(InvalidMessage):
         self.protocol = protocol
         self.quoted = quoted
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         it_is = f", it seems to be {self.protocol}" if self.protocol else ""
         return f"not HTTP/1.1{it_is}" + (f": {self.quoted}" if self.quoted else "")
 

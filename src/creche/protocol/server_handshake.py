@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
-from urllib.parse import urlsplit
 
 import h11
 
@@ -35,14 +34,15 @@ from creche.protocol.http import (
 )
 from creche.protocol.redaction import what_h11_says, without_secrets
 from creche.protocol.start_lines import may_be_request_line
+from creche.protocol.targets import authority_host, origin_host, parse_authority, parse_target
 from creche.protocol.uri import encode_host, encode_origin
 
 Origin = str | re.Pattern[str] | None
 Origins = Sequence[Origin] | str | None
 Hosts = Sequence[str] | str | None
 
-# These reach process_request; only a GET can become a WebSocket.
-_METHODS = ("GET", "HEAD", "OPTIONS")
+# Requests of these reach process_request; only one of 1.1 can become a WebSocket.
+_VERSIONS = (b"1.0", b"1.1")
 
 # The subprotocol of which the server's options decide.
 OURS: Any = object()
@@ -82,6 +82,7 @@ class ServerHandshake:
         self._origins = origins
         self._subprotocols = subprotocols
         self._hosts = hosts
+        self._with_body = False
         self._head = HeadReader(max_header_bytes, may_be_request_line)
 
     @property
@@ -90,10 +91,10 @@ class ServerHandshake:
         return trailing_data(self._http)
 
     def receive_data(self, data: bytes | memoryview) -> Request | None:
-        """Take bytes; the request once it is complete.
+        """Take bytes; the request once its head is complete: any that is well-formed.
 
         Raises:
-            Rejection: it is not a request that we answer otherwise.
+            Rejection: it is none.
         """
         try:
             head = self._head.receive_data(data)
@@ -105,25 +106,24 @@ class ServerHandshake:
         if head is None:
             return None
         if _is_of_another_version(head):
-            raise reject(505, "the opening handshake needs HTTP/1.1")
+            raise self._wrong_version()
         self._http = h11.Connection(h11.SERVER)  # not before: slow clients shall cost little
         self._http.receive_data(head)
         try:
             event = next_event(self._http)
             assert isinstance(event, h11.Request)
             headers = decode_headers(event.headers)
-        except InvalidMessage as exc:
+            path, headers = _resolve_target(event.target.decode("ascii"), headers)
+        except (InvalidMessage, ValueError) as exc:
             raise reject(400, f"bad request: {exc}") from None
-        self.request = request = Request(
-            event.target.decode("latin-1"),
+        self.request = Request(
+            path,
             headers,
-            method=event.method.decode("latin-1"),
+            method=event.method.decode("ascii"),
+            http_version=event.http_version.decode("ascii"),
         )
-        if request.method not in _METHODS:
-            raise self._method_not_allowed()
-        if self._has_body(headers):
-            raise reject(400, "a request with a body cannot become a WebSocket")
-        return request
+        self._with_body = self._has_body(headers)
+        return self.request
 
     def _has_body(self, headers: Headers) -> bool:
         # Without these there is none (RFC 9112 6.3); with them h11 knows: a length may be 0.
@@ -140,10 +140,12 @@ class ServerHandshake:
         Raises:
             Rejection: with 421 (RFC 9110 15.5.20).
         """
-        if self._hosts is None:
+        given = request.headers.get("Host")
+        # Only a request of HTTP/1.0 may have none. A browser always has one, and without one
+        # nothing becomes a WebSocket.
+        if self._hosts is None or given is None:
             return
-        given = request.headers["Host"]
-        host = _host_of("//" + given)
+        host = authority_host(given)
         if host is None or not _host_matches(self._hosts, host.rstrip(".")):
             why = "the server listens on loopback" if self._hosts == "loopback" else "it is unknown"
             shown = without_secrets(given)
@@ -153,6 +155,10 @@ class ServerHandshake:
     def _method_not_allowed() -> Rejection:
         return reject(405, "only GET can become a WebSocket", [("Allow", "GET")])
 
+    @staticmethod
+    def _wrong_version() -> Rejection:
+        return reject(505, "the opening handshake needs HTTP/1.1")
+
     def check(self, request: Request) -> None:
         """Whether a request asks for a WebSocket (RFC 6455 4.2).
 
@@ -161,6 +167,10 @@ class ServerHandshake:
         """
         if request.method != "GET":
             raise self._method_not_allowed()
+        if request.http_version != "1.1":
+            raise self._wrong_version()
+        if self._with_body:
+            raise reject(400, "a request with a body cannot become a WebSocket")
         headers = request.headers
         try:
             check_upgrade(headers)
@@ -237,8 +247,8 @@ class ServerHandshake:
         if allowed == "same-host":
             if origin is None:
                 return
-            host = _host_of("//" + headers["Host"])
-            if host is not None and host == _host_of(origin):
+            host = authority_host(headers.get("Host", ""))
+            if host is not None and host == origin_host(origin):
                 return
             why = 'it is of another host; the option origins="same-host" is in force'
         else:
@@ -275,10 +285,13 @@ class ServerHandshake:
         # A refusal may come before the request was read to its end, or where h11 gave up on it:
         # a connection of its own writes it.
         http = h11.Connection(h11.SERVER)
-        method = self.request.method if self.request is not None else "GET"
-        http.receive_data(f"{method} / HTTP/1.1\r\nHost: -\r\n\r\n".encode())
+        asked = self.request
+        method = "HEAD" if asked is not None and asked.method == "HEAD" else "GET"
+        version = "1.1" if asked is None else asked.http_version
+        http.receive_data(f"{method} / HTTP/{version}\r\nHost: -\r\n\r\n".encode())
         http.next_event()
-        if "Content-Length" not in response.headers:
+        # With 204 there must be none (RFC 9110 8.6).
+        if "Content-Length" not in response.headers and response.status != 204:
             headers.append((b"Content-Length", str(len(response.body)).encode()))
         headers = [field for field in headers if field[0].lower() != b"connection"]
         upgrade = b", Upgrade" if "Upgrade" in response.headers else b""
@@ -287,28 +300,37 @@ class ServerHandshake:
         parts = [http.send(head)]
         if method != "HEAD":
             parts.append(http.send(h11.Data(data=response.body)))
+        parts.append(http.send(h11.EndOfMessage()))
         return b"".join(part or b"" for part in parts)
 
 
 def _is_of_another_version(head: bytes) -> bool:
-    """Whether a request says that it is not of HTTP/1.1."""
+    """Whether a request says that it is not of HTTP/1.1, nor of 1.0."""
     first_line = head.lstrip(b"\r\n").partition(b"\n")[0].rstrip(b"\r")
-    if first_line.endswith(b" HTTP/1.1"):
-        return False
-    return re.search(rb" HTTP/\d+\.\d+$", first_line) is not None
+    version = first_line.rpartition(b" HTTP/")[2]
+    return version not in _VERSIONS and re.fullmatch(rb"\d+\.\d+", version) is not None
+
+
+def _resolve_target(target: str, headers: Headers) -> tuple[str, Headers]:
+    """The path that is asked for, and the header fields with the host that is.
+
+    Raises:
+        ValueError: the target or the Host header is malformed (RFC 9112 3.2).
+    """
+    for host in headers.get_all("Host"):
+        parse_authority(host)
+    authority, path = parse_target(target)
+    if authority is not None:
+        # It counts, and not the Host header (RFC 9112 3.2.2).
+        parse_authority(authority)
+        fields = [field for field in headers.fields if field[0].lower() != "host"]
+        headers = Headers([("Host", authority), *fields])
+    return path, headers
 
 
 def offered_subprotocols(request: Request) -> list[str]:
     """What the client offers, the preferred first."""
     return request.headers.get_tokens("Sec-WebSocket-Protocol")
-
-
-def _host_of(origin: str) -> str | None:
-    """The host of an origin or an authority, without the port; None where there is none."""
-    try:
-        return urlsplit(origin).hostname
-    except ValueError:
-        return None
 
 
 def _host_matches(allowed: Sequence[str] | str, host: str) -> bool:
