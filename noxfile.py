@@ -32,8 +32,8 @@ SWEEP = (
 )
 # Of the Autobahn test suite; it runs on Python 2.7 only.
 WSTEST = "autobahntestsuite==25.10.1"
-# Where this run of nox has built a wheel, by the version of Python and the compiler's flags.
-WHEELS: dict[tuple[str, str], str] = {}
+# Where this run of nox has built a wheel, by the version of Python.
+WHEELS: dict[str, str] = {}
 OWN_SESSIONS = ("--ignore", "tests/docs", "--ignore", "tests/interop")
 WITHOUT_HOSTILE = ("--ignore", "tests/hostile")
 PROJECT = nox.project.load_toml("pyproject.toml")
@@ -83,18 +83,16 @@ def tests(session: nox.Session) -> None:
         run_tests(session, "pure", *(session.posargs or choice))
 
 
-def install_compiled(session: nox.Session, flags: str = "") -> None:
+def install_compiled(session: nox.Session) -> None:
     """Install a wheel, which leaves no extensions in the tree for other builds to find.
 
-    The first session on a Python, with these flags of the compiler and the linker, builds it.
+    The first session on a Python builds it.
     """
     python = str(session.run("python", "-c", "import sys; print(sys.version)", silent=True))
-    if (python, flags) not in WHEELS:
-        WHEELS[python, flags] = os.path.join(session.virtualenv.location, "wheels")
-        environment = {"CFLAGS": flags, "LDFLAGS": flags} if flags else None
-        command = ("python", "-m", "build", "--outdir", WHEELS[python, flags])
-        session.run(*command, env=environment)
-    reinstall(session, "--no-index", "--find-links", WHEELS[python, flags], "creche")
+    if python not in WHEELS:
+        WHEELS[python] = os.path.join(session.virtualenv.location, "wheels")
+        session.run("python", "-m", "build", "--outdir", WHEELS[python])
+    reinstall(session, "--no-index", "--find-links", WHEELS[python], "creche")
 
 
 def reinstall(session: nox.Session, *arguments: str) -> None:
@@ -233,22 +231,10 @@ def asan(session: nox.Session) -> None:
     Arguments are folders with more of them, of `nox -s fuzz -- --corpus FOLDER`.
     """
     install_group(session, "core-test")
-    session.install("anyio>=4.16", "h11", "build")
-    install_compiled(session, "-fsanitize=address,undefined -fno-omit-frame-pointer -g1 -O1")
-    libraries = [
-        subprocess.check_output(["gcc", f"-print-file-name={name}"], text=True).strip()
-        for name in ("libasan.so", "libubsan.so")
-    ]
-    environment = {
-        "LD_PRELOAD": " ".join(libraries),
-        "ASAN_OPTIONS": "detect_leaks=0",  # Python leaves much for the end of the process
-        "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
-        "PYTHONMALLOC": "malloc",
-        "PYTHONPATH": "tests",
-        "CRECHE_BUILD": "compiled",
-    }
-    session.run("python", "-m", "pytest", "-q", "tests/protocol", env=environment)
-    session.run("python", "tests/fuzzing/targets.py", *session.posargs, env=environment)
+    session.install("anyio>=4.16", "h11", *PROJECT["build-system"]["requires"])
+    sanitized = ("python", "tests/fuzzing/sanitizers.py", "gcc", f"{session.create_tmp()}/build")
+    session.run(*sanitized, "python", "-m", "pytest", "-q", "tests/protocol")
+    session.run(*sanitized, "python", "tests/fuzzing/targets.py", *session.posargs)
 
 
 @nox.session
