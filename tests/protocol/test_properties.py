@@ -5,15 +5,9 @@ The examples are the same in each run. `HYPOTHESIS_EXAMPLES=10000` tries more of
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
-import sys
 import zlib
 from collections.abc import Iterable, Sequence
-from importlib.machinery import ModuleSpec
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -22,13 +16,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 import creche
-import creche.protocol
 from creche.protocol.closing import make_close
 from creche.protocol.connection import Connection
 from creche.protocol.deflate import PerMessageDeflate
 from creche.protocol.extensions import agree_on, choose_from, format_offers
 from creche.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, append_frame
 from creche.protocol.states import Side, State
+from fuzzing.scenarios import Scenario, make_scenario
+from fuzzing.sequences import play
 
 EXAMPLES = int(os.environ.get("HYPOTHESIS_EXAMPLES", "100"))
 every_input = settings(
@@ -125,14 +120,10 @@ def drain(connection: Any, into: list[object]) -> None:
             return
 
 
-def observe(pieces: Iterable[bytes], protocol: Any = None, **options: Any) -> dict[str, object]:
-    """What a server sees of the pieces, and says to them, in types that every build shares."""
-    find = import_now if protocol is None else protocol.__getitem__
-    deflate = find("creche.protocol.deflate").PerMessageDeflate()
-    _, chosen = find("creche.protocol.extensions").choose_from([deflate], "permessage-deflate")
-    connection = find("creche.protocol.connection").Connection(
-        find("creche.protocol.states").Side.SERVER, bytearray(), 0, extensions=chosen, **options
-    )
+def observe(pieces: Iterable[bytes], **options: Any) -> dict[str, object]:
+    """What a server sees of the pieces, and says to them."""
+    _, chosen = choose_from([PerMessageDeflate()], "permessage-deflate")
+    connection = Connection(Side.SERVER, bytearray(), 0, extensions=chosen, **options)
     received: list[object] = []
     for piece in pieces:
         connection.receive_data(piece, 0)
@@ -178,51 +169,29 @@ def test_frames_mean_the_same_however_their_bytes_are_cut(
 # Both builds
 
 
-def import_now(name: str) -> ModuleType:
-    return importlib.import_module(name)
+class Drawn:
+    """The choices of hypothesis, for what a fuzzer makes by those of its bytes."""
+
+    def __init__(self, draw: st.DrawFn) -> None:
+        self._draw = draw
+
+    def octets(self, size: int) -> bytes:
+        return self._draw(st.binary(min_size=size, max_size=size))
+
+    def number(self, least: int, most: int) -> int:
+        return self._draw(st.integers(least, most))
 
 
-class SourceFinder:
-    """Finds the protocol's modules as Python source, where there are extensions, too."""
-
-    @staticmethod
-    def find_spec(name: str, path: object, target: object = None) -> ModuleSpec | None:
-        if not name.startswith("creche.protocol"):
-            return None
-        directory = Path(creche.protocol.__file__).parent
-        if name == "creche.protocol":
-            return importlib.util.spec_from_file_location(
-                name, directory / "__init__.py", submodule_search_locations=[str(directory)]
-            )
-        return importlib.util.spec_from_file_location(
-            name, directory / f"{name.rpartition('.')[2]}.py"
-        )
-
-
-@pytest.fixture(scope="module")
-def pure() -> dict[str, ModuleType]:
-    """The protocol as Python source, by the names of its modules."""
-    ours = {name: sys.modules.pop(name) for name in list(sys.modules) if "creche.protocol" in name}
-    sys.meta_path.insert(0, SourceFinder)
-    try:
-        protocol = import_now("creche.protocol")
-        assert not protocol.COMPILED
-        for name in protocol.MODULES:
-            import_now(f"creche.protocol.{name}")
-        return {name: sys.modules[name] for name in list(sys.modules) if "creche.protocol" in name}
-    finally:
-        sys.meta_path.remove(SourceFinder)
-        sys.modules.update(ours)
-        creche.protocol = ours["creche.protocol"]
+@st.composite
+def scenarios(draw: st.DrawFn) -> Scenario:
+    return make_scenario(Drawn(draw))
 
 
 @every_input
-@given(streams, st.lists(st.integers(0, 10_000), max_size=5), limits)
-def test_both_builds_say_the_same(
-    pure: dict[str, ModuleType], data: bytes, cuts: list[int], options: Any
-) -> None:
-    pieces = cut(data, cuts)
-    assert observe(pieces, **options) == observe(pieces, pure, **options)
+@given(scenarios())
+def test_both_builds_say_the_same(scenario: Scenario) -> None:
+    """And what the standard says: whatever lengths are declared, however it is cut and taken."""
+    play(scenario)
 
 
 # Compression
