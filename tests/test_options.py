@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -56,6 +57,17 @@ def test_giving_options_does_not_change_the_defaults() -> None:
     assert client_options({})["max_size"] == 2**20
 
 
+COUNTS = [
+    *("max_size", "max_fragments", "max_queue", "max_queue_bytes", "write_limit"),
+    *("max_header_bytes", "max_redirects", "max_connections", "max_handshakes"),
+    *("max_connections_per_client", "max_buffered_bytes"),
+]
+SECONDS = [
+    *("open_timeout", "close_timeout", "message_timeout", "ping_interval", "ping_timeout"),
+    *("stall_timeout", "max_lifetime"),
+]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "kind"),
     [
@@ -90,9 +102,27 @@ def test_giving_options_does_not_change_the_defaults() -> None:
 def test_a_bad_value_is_told_with_the_options_name(
     name: str, value: Any, kind: type[Exception]
 ) -> None:
-    resolve = client_options if name in CLIENT_DEFAULTS else server_options
+    resolve = (
+        server_options if name in SERVER_DEFAULTS or name == "stall_timeout" else client_options
+    )
     with pytest.raises(kind, match=name if name != "additional_headers" else "header 'a'"):
         resolve({name: value})
+
+
+@pytest.mark.parametrize("name", [*COUNTS, *SECONDS, "handshake_rate"])
+def test_a_number_that_is_too_large_is_told_with_the_options_name(name: str) -> None:
+    resolve = client_options if name in CLIENT_DEFAULTS else server_options
+    too_large: list[Any] = [2**63, 10**400, -(10**5000), 10**5000]
+    if name not in COUNTS:
+        too_large += [1e10, 5e-324 if name == "handshake_rate" else -5e-324]
+    for value in too_large:
+        with pytest.raises(ValueError, match=f"^{name} must be"):
+            resolve({name: value})
+
+
+def test_the_largest_numbers_that_there_are_mean_no_limit() -> None:
+    resolved = server_options({name: sys.maxsize for name in COUNTS if name != "max_redirects"})
+    assert resolved["max_size"] == sys.maxsize
 
 
 def test_what_is_good_is_taken() -> None:

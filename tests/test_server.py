@@ -477,6 +477,18 @@ async def test_an_exception_leaves_serving_as_it_was_and_stops_the_server_now() 
     assert server.draining
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"grace": 10**400}, {"grace": -1}, {"spread": float("nan")}, {"spread": "1"}, {"grace": True}],
+)
+async def test_a_shutdown_with_a_bad_time_closes_nothing(wrong: Any) -> None:
+    async with creche.serving(echo, "localhost") as server, creche.connect(server.url) as ws:
+        with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+            await server.shutdown(**wrong)
+        await ws.send("still open")
+        assert await ws.receive() == "still open"
+
+
 async def test_a_shutdown_with_a_bad_code_closes_nothing() -> None:
     async with creche.serving(echo, "127.0.0.1") as server, creche.connect(server.url) as ws:
         with pytest.raises(ValueError, match="code 1005"):

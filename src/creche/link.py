@@ -776,6 +776,8 @@ class Link(Receiver):
         """What we keep has changed."""
         transport = self.transport
         own = self.connection.kept() + len(transport.outbox)
+        if self._paused or transport.kept_size or transport.outbox:
+            own += transport.kept_below()
         if own >= COUNTED_FROM or transport.kept_size or self._counted:
             self._counted = self.background.buffers.count(self, own, transport.payloads())
 
@@ -789,6 +791,7 @@ class Link(Receiver):
         self._paused = True
         self.transport.pause_reading()
         self.connection.timers.set_paused(True, self._now())
+        self._count()
 
     def _resume(self) -> None:
         """There is room in the inbox: parse what was kept, then read again."""

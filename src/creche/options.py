@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import socket
 import ssl as ssl_module
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, cast
@@ -79,7 +80,8 @@ class ConnectionOptions(TypedDict, total=False):
     max_queue: int | None
     """Received messages that may wait for the application before reading pauses. Default 64."""
     max_queue_bytes: int | None
-    """Received bytes that may wait for the application before reading pauses. Default 1 MiB."""
+    """Bytes of memory that received messages may take while they wait for the application, before
+    reading pauses. Default 1 MiB."""
     write_limit: int
     """Bytes that may wait for the peer before `send` waits. Default 64 KiB."""
     compression: Literal["deflate"] | None
@@ -208,9 +210,9 @@ class ListenerOptions(ServerHandshakeOptions, total=False):
     """Seconds after which a connection is closed with 1001, less up to 10 % by chance; None for
     never. Default None."""
     max_buffered_bytes: int | None
-    """Bytes that all connections together may keep in memory, received and to be sent; beyond
-    that, one of those with the most (within an eighth) is ended. None for any number. Default
-    256 MiB."""
+    """Bytes of memory that all connections together may take for what was received and is to be
+    sent; beyond that, one of those with the most (within an eighth) is ended. None for any number.
+    Default 256 MiB."""
 
 
 class ServerOptions(ListenerOptions, total=False):
@@ -304,6 +306,12 @@ SERVER_DEFAULTS: ServerOptions = {
 # listen() takes an int of C; the kernel has a limit of its own, far below.
 _MOST_BACKLOG = 2**31 - 1
 
+# The compiled build counts in words of this size.
+_MOST = sys.maxsize
+
+# What is more is no time that anybody waits for, and at some point no float any more.
+_MOST_SECONDS = 10**9
+
 # The part of ping_interval and ping_timeout in a stall_timeout, where they are turned off.
 _PING_SECONDS = 20.0
 
@@ -314,24 +322,58 @@ _PING_SECONDS = 20.0
 _Check = Callable[[str, Any], Any]
 
 
-def _seconds(name: str, value: object, what: str = "number of seconds") -> object:
+def _number(name: str, value: object, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a {what}, not {type(value).__name__}")
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be a positive {what}, not {value}")
     return value
 
 
+def _seconds(name: str, value: object) -> object:
+    number = _number(name, value, "number of seconds")
+    if not 0 < number <= _MOST_SECONDS:
+        raise ValueError(
+            f"{name} must be a positive number of seconds, at most {_MOST_SECONDS:,}, "
+            f"not {_shown(number)}"
+        )
+    return value
+
+
+def check_delay(name: str, value: object) -> None:
+    """Check a number of seconds, which may be none.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it is out of range.
+    """
+    if _number(name, value, "number of seconds") != 0:
+        _seconds(name, value)
+
+
 def _rate(name: str, value: object) -> object:
-    return _seconds(name, value, "number a second")
+    number = _number(name, value, "number a second")
+    if not 1 / _MOST_SECONDS <= number <= _MOST_SECONDS:
+        raise ValueError(
+            f"{name} must be a positive number a second, at most {_MOST_SECONDS:,}, "
+            f"not {_shown(number)}"
+        )
+    return value
 
 
 def _count(name: str, value: object, least: int = 1) -> object:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if value < least:
-        raise ValueError(f"{name} must be at least {least}, not {value}")
+        raise ValueError(f"{name} must be at least {least}, not {_shown(value)}")
+    if value > _MOST:
+        raise ValueError(f"{name} must be at most {_MOST}, not {_shown(value)}")
     return value
+
+
+def _shown(number: float) -> str:
+    """A number in a text; Python refuses to write an int with very many digits."""
+    if isinstance(number, int) and number.bit_length() > 64:
+        return f"a number of {number.bit_length()} bits"
+    return str(number)
 
 
 def _count_or_zero(name: str, value: object) -> object:

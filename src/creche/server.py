@@ -29,6 +29,7 @@ from creche.options import (
     ListenerOptions,
     ServerHandshakeOptions,
     ServerOptions,
+    check_delay,
     server_options,
 )
 from creche.protocol.closing import ABNORMAL, Close, make_close
@@ -362,9 +363,12 @@ class Server:
                 elsewhere at once.
 
         Raises:
-            ValueError, TypeError: as WebSocket.aclose; nothing has been closed then.
+            ValueError, TypeError: an argument is not what it should be; nothing has been closed
+                then.
         """
         close = make_close(code, reason)
+        check_delay("grace", grace)
+        check_delay("spread", spread)
         try:
             self._stop_accepting()
             for client in list(self._opening):

@@ -21,6 +21,7 @@ cdef class Transport:
     cpdef write(self, data)
     cpdef write_small(self, bytes data)
     cpdef Py_ssize_t waiting(self) except -1
+    cpdef Py_ssize_t kept_below(self) except -1
     cdef _keep(self, data, Py_ssize_t start)
     cdef _keep_view(self, view)
     cpdef _front(self)

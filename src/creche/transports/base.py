@@ -198,6 +198,10 @@ class Transport:
         """Close at once, also before `start`."""
         self.close()
 
+    def kept_below(self) -> int:
+        """Bytes that TLS keeps: received and not handed on, or encrypted and not sent."""
+        return 0
+
     def unsent(self) -> int:
         """How many of `bytes_sent` the peer's side has not taken yet, as far as is known."""
         return 0

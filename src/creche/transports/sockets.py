@@ -363,6 +363,10 @@ class SocketTransport(Transport):
                 pass
             self.close()
 
+    def kept_below(self) -> int:
+        size: int = self._sock.kept_size() if self._tls else 0
+        return size
+
     def unsent(self) -> int:
         if ioctl is None or self.closed:
             return 0

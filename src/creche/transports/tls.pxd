@@ -27,6 +27,7 @@ cdef class TLSSocket:
     cdef Py_ssize_t _encrypted
     cdef object __weakref__
 
+    cpdef Py_ssize_t kept_size(self) except -1
     @cython.locals(left=Py_ssize_t)
     cpdef bint pending(self) except -1
     @cython.locals(received=Py_ssize_t, count=Py_ssize_t)

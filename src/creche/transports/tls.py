@@ -115,6 +115,10 @@ class TLSSocket:
         self._unsent = b""
         self._encrypted = 0
 
+    def kept_size(self) -> int:
+        """Bytes that are kept of what was received, and of what was encrypted."""
+        return len(self._kept) + self._end - self._start + len(self._unsent)
+
     # What is asked of a socket
 
     def fileno(self) -> int:
