@@ -121,7 +121,7 @@ CASES: dict[str, tuple[Case, type[BaseException], str]] = {
     "negative timeout": (
         lambda p: opening(p.url, open_timeout=-1),
         ValueError,
-        "open_timeout must be a positive number of seconds, not -1",
+        "open_timeout must be a positive number of seconds, at most 1,000,000,000, not -1",
     ),
     "ssl with ws": (lambda p: opening(p.url, ssl=True), ValueError, "ssl: a ws URI"),
     "wss without ssl": (

@@ -95,7 +95,7 @@ async def test_payloads_of_their_own_are_counted_one_by_one() -> None:
         three.send_nowait(bytearray(payload))
         assert server.stats.buffered < 2**25 + 10_000
         assert not ended
-        four.send_nowait(payload + b"more")  # the largest
+        four.send_nowait(payload + payload[: 2**22])  # the largest
         await until(lambda: ended)
         assert "max_buffered_bytes" in str(ended[0])
         assert four.close_code == 1006

@@ -65,7 +65,7 @@ def test_a_shutdown_of_1000_connections_ends_in_time_and_loses_nothing(backend_n
             [sys.executable, __file__, str(port)],
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(TESTS)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])},
         )
         assert stopped.stdout is not None
         names = [f"idle {n}" for n in range(IDLE)] + [f"sending {n}" for n in range(SENDING)]

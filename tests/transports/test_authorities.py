@@ -127,7 +127,7 @@ async def test_https_proxies_share_them(loads: list[int], authority: Authority) 
     async with creche.serving(echo, "127.0.0.1", ssl=authority.server_tls) as server:
         proxy = server.url.replace("wss", "https").replace("127.0.0.1", "localhost")
         for _ in range(2):
-            with pytest.raises(creche.InvalidProxyStatus, match="405"):
+            with pytest.raises(creche.InvalidProxyStatus, match="400"):
                 async with creche.connect("ws://app.example/", proxy=proxy):
                     pass
     assert names == ["localhost", "localhost"]
