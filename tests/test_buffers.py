@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 
 from creche.buffers import COUNTED_FROM, BufferLimit
@@ -47,15 +49,26 @@ def test_as_many_go_as_must() -> None:
     assert buffers.total == 99_000
 
 
-def test_those_within_an_eighth_count_as_equal() -> None:
-    for size in (COUNTED_FROM, 10_000, 2**20 - 1, 2**40):
-        buffers = BufferLimit(5 * size)
-        smaller, larger = Holder(), Holder()
-        buffers.count(larger, size + size // 7)
-        buffers.count(smaller, size)
-        for _ in range(3):
-            buffers.count(Holder(), size)
-        assert (len(smaller.limits), len(larger.limits)) == (0, 1), size
+def test_of_those_with_the_same_size_the_one_goes_that_has_not_changed() -> None:
+    buffers = BufferLimit(3 * COUNTED_FROM)
+    holders = [Holder() for _ in range(3)]
+    for holder in [*holders, holders[0]]:
+        buffers.count(holder, COUNTED_FROM)
+    buffers.count(Holder(), COUNTED_FROM)
+    assert [len(holder.limits) for holder in holders] == [0, 1, 0]
+
+
+def test_what_has_gone_leaves_nothing_behind() -> None:
+    buffers = BufferLimit(2**40)
+    holder, other = Holder(), Holder()
+    buffers.count(other, 10_000)
+    for i in range(1000):
+        buffers.count(holder, 10_000 + i)
+    assert len(buffers._heap) < 100
+    reference = weakref.ref(holder)
+    buffers.count(holder, 0)
+    del holder
+    assert reference() is None  # not kept until the heap is made anew
 
 
 def test_a_shared_payload_counts_once_and_with_the_last_who_keeps_it() -> None:
@@ -69,8 +82,7 @@ def test_a_shared_payload_counts_once_and_with_the_last_who_keeps_it() -> None:
         buffers.count(holder, 0)
     assert buffers.total == 0
     assert not buffers._held
-    assert not buffers._of_size
-    assert buffers._sizes == 0
+    assert not buffers._heap
 
 
 @pytest.mark.parametrize("same_size", [True, False])

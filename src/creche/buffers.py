@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Protocol
+from heapq import heapify, heappop, heappush
+from typing import Any, Protocol
 
 # Less than this is not counted, so that most reads and writes cost nothing here.
 COUNTED_FROM = 2**12
+
+# Entries of the heap that hold no more, beside as many as there are that do.
+_MOST_STALE = 64
 
 
 class Holder(Protocol):
@@ -17,18 +20,14 @@ class Holder(Protocol):
         """End at once, and drop what is kept, since all together keep more than `limit` bytes."""
 
 
-# Sizes are told apart by so many bits: those within an eighth of each other count as equal.
-_SIZE_BITS = 4
-
-
 class BufferLimit:
-    """Counts the bytes that connections keep; one with about the most has to go when the limit is
+    """Counts the bytes that connections keep; the one with the most has to go when the limit is
     passed, so that many small ones are safe from a few large ones.
 
-    About the most: within an eighth. To look for the very largest would take longer the more
-    connections there are, at every read while the limit is reached. Of those that keep as much, it
-    is the one whose size has changed least recently. A payload that several of them keep is counted
-    once.
+    To look for that one among all would take longer the more there are, with every read while the
+    limit is reached: a heap has it first. What has changed since leaves an empty entry there, and
+    the heap is made anew before these outnumber the others. A payload that several of them keep is
+    counted once.
 
     Args:
         limit: bytes; None for no limit.
@@ -37,12 +36,12 @@ class BufferLimit:
     def __init__(self, limit: int | None) -> None:
         self.total = 0
         self._limit = limit
-        # Of each connection: what it alone keeps, with the payloads, and these.
-        self._held: dict[Holder, tuple[int, int, Sequence[bytes]]] = {}
-        # The same by size, so that one of the largest is found whatever their number: who is of
-        # each size, in the order in which they were counted, and the sizes that there are, as bits.
-        self._of_size: dict[int, OrderedDict[Holder, None]] = {}
-        self._sizes = 0
+        # Of each connection: what it alone keeps, its entry in the heap, and its payloads.
+        self._held: dict[Holder, tuple[int, list[Any], Sequence[bytes]]] = {}
+        # Its size with the payloads, below zero, when it was counted, and who it is. Of those with
+        # the same size the first is the one whose size has changed least recently.
+        self._heap: list[list[Any]] = []
+        self._counted = 0
         self._sharers: dict[int, int] = {}  # by the payload's id(): it lives while it is kept
 
     def count(self, holder: Holder, own: int, payloads: Sequence[bytes] = ()) -> int:
@@ -57,37 +56,31 @@ class BufferLimit:
             self._sharers[id(payload)] = sharers + 1
             if sharers == 0:
                 self.total += len(payload)
-        self._held[holder] = own, size, payloads
-        self._of_size.setdefault(_size_class(size), OrderedDict())[holder] = None
-        self._sizes |= 1 << _size_class(size)
-        while self._limit is not None and self.total > self._limit:
-            largest = next(iter(self._of_size[self._sizes.bit_length() - 1]))
-            self._forget(largest)
-            largest.shed(self._limit)
+        entry = [-size, self._counted, holder]
+        self._counted += 1
+        self._held[holder] = own, entry, payloads
+        if self._limit is None:
+            return size
+        heappush(self._heap, entry)
+        while self.total > self._limit:
+            largest = heappop(self._heap)[2]
+            if largest is not None:
+                self._forget(largest)
+                largest.shed(self._limit)
         return size if holder in self._held else 0
 
     def _forget(self, holder: Holder) -> None:
         held = self._held.pop(holder, None)
         if held is None:
             return
-        own, size, payloads = held
-        self._forget_size(holder, _size_class(size))
+        own, entry, payloads = held
+        entry[2] = None
+        if len(self._heap) > 2 * len(self._held) + _MOST_STALE:
+            self._heap = [entry for entry in self._heap if entry[2] is not None]
+            heapify(self._heap)
         self.total -= own
         for payload in payloads:
             self._sharers[id(payload)] -= 1
             if not self._sharers[id(payload)]:
                 del self._sharers[id(payload)]
                 self.total -= len(payload)
-
-    def _forget_size(self, holder: Holder, size: int) -> None:
-        holders = self._of_size[size]
-        del holders[holder]
-        if not holders:
-            del self._of_size[size]
-            self._sizes ^= 1 << size
-
-
-def _size_class(size: int) -> int:
-    """A small number that is the larger, the larger a size is."""
-    shift = size.bit_length() - _SIZE_BITS
-    return (shift << (_SIZE_BITS - 1)) + (size >> shift)

@@ -211,8 +211,7 @@ class ListenerOptions(ServerHandshakeOptions, total=False):
     never. Default None."""
     max_buffered_bytes: int | None
     """Bytes of memory that all connections together may take for what was received and is to be
-    sent; beyond that, one of those with the most (within an eighth) is ended. None for any number.
-    Default 256 MiB."""
+    sent; beyond that, the one with the most is ended. None for any number. Default 256 MiB."""
 
 
 class ServerOptions(ListenerOptions, total=False):
