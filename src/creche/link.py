@@ -534,9 +534,8 @@ class Link(Receiver):
 
     def set_keepalive(self, ping_interval: float | None, ping_timeout: float | None) -> None:
         """Ping otherwise from now on."""
-        if self.connection.state is OPEN:
-            self.connection.timers.set_keepalive(self._now(), ping_interval, ping_timeout)
-            self._reschedule()
+        self.connection.set_keepalive(self._now(), ping_interval, ping_timeout)
+        self._reschedule()
 
     # Closing
 

@@ -238,10 +238,8 @@ class Play:
         return out_of_time, connection.next_timeout > self.now
 
     def do_keepalive(self, seconds: float | None) -> None:
-        timers = self.connection.timers
-        if self.connection.state is self.build.states.State.OPEN:
-            timers.set_keepalive(self.now, seconds, seconds)
-        timers.set_paused(self.connection.must_pause(), self.now)
+        self.connection.set_keepalive(self.now, seconds, seconds)
+        self.connection.timers.set_paused(self.connection.must_pause(), self.now)
 
     def do_flood(self, size: int) -> None:
         """What still comes after the end."""

@@ -861,3 +861,19 @@ def test_what_a_flood_costs_is_linear(flood: str) -> None:
     # Pieces of text are joined when there are 256 of them.
     size = {"text in fragments": 200, "byte by byte": 8, "a ping byte by byte": 2}.get(flood, 40)
     assert_linear(lambda size: start + repeated * size, parse, size)
+
+
+def test_a_connection_that_ends_is_not_pinged_any_more() -> None:
+    connection = make()
+    connection.lose("lost")
+    connection.set_keepalive(0, 1, 1)
+    assert connection.next_timeout == float("inf")
+
+
+def test_a_loss_is_told_as_such_also_where_a_message_was_too_large() -> None:
+    connection = make(max_size=10)
+    connection.receive_data(declared(BINARY, 2**20), 0)
+    connection.lose("lost")
+    assert connection.next_message(0) is None
+    assert connection.failure is None
+    assert connection.loss == "lost"

@@ -247,3 +247,10 @@ def test_a_bit_of_no_extension_is_refused() -> None:
     append_frame(data, BINARY | Extension.RSV3, b"", b"abcd")
     server.receive_data(data, 0)
     assert "that no extension gave a meaning to" in str(server.failure)
+
+
+@pytest.mark.parametrize("bits", [(0,), (0x80,), (0x140,), (0x60,), (0x40, 0x40), ("x",)])
+def test_reserved_bits_that_are_none_are_refused(bits: tuple[Any, ...]) -> None:
+    extensions = [Tag(b"", bit) for bit in bits]
+    with pytest.raises(ValueError, match="Tag: reserved_bits must be one of"):
+        Connection(Side.SERVER, bytearray(), 0, extensions=extensions)

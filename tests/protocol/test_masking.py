@@ -33,3 +33,17 @@ def test_keys_come_from_the_systems_generator(monkeypatch: pytest.MonkeyPatch) -
     assert masking.new_key() == b"\x00\x01\x02\x03"
     assert masking.new_key() == b"\x04\x05\x06\x07"
     masking.drop_keys()
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "key"),
+    [
+        *[(start, stop, b"abcd") for start, stop in ((-1, 2), (0, 5), (3, 2), (5, 5), (0, 2**62))],
+        *[(0, 4, key) for key in (b"", b"abc", b"abcde")],
+    ],
+)
+def test_nothing_is_masked_beyond_the_end(start: int, stop: int, key: bytes) -> None:
+    data = bytearray(b"data")
+    with pytest.raises(ValueError, match="lie within data"):
+        masking.apply_mask(data, start, stop, key)
+    assert data == b"data"

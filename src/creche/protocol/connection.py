@@ -46,7 +46,7 @@ from creche.protocol.closing import (
     parse_close,
 )
 from creche.protocol.exceptions import PayloadTooBig, PeerError, ProtocolError
-from creche.protocol.extensions import Chain, Extension
+from creche.protocol.extensions import Chain, Extension, combined_bits
 from creche.protocol.frames import (
     CLOSE,
     CONTINUATION,
@@ -165,8 +165,7 @@ class Connection:
         self._tail = bytearray()
         self._finished = 0  # the inbox's count when the unfinished message was looked at
         self.extensions = tuple(extensions)
-        reserved_bits = sum(extension.reserved_bits for extension in self.extensions)
-        self._header = FrameHeader(not self.masking, reserved_bits)
+        self._header = FrameHeader(not self.masking, combined_bits(self.extensions))
         self._decoder: Extension | None = None  # of the message that is arriving
         self._ahead: bytes | None = None  # what was decoded of a message that it makes too large
         self._parsing = False
@@ -468,6 +467,13 @@ class Connection:
         if not self.ended:
             self.lose("the peer ended the TCP connection without a closing handshake")
 
+    def set_keepalive(
+        self, now: float, ping_interval: float | None, ping_timeout: float | None
+    ) -> None:
+        """Ping otherwise from now on, while the connection is open."""
+        if self.state is OPEN:
+            self.timers.set_keepalive(now, ping_interval, ping_timeout)
+
     # Messages out
 
     def next_message(self, now: float) -> str | bytes | None:
@@ -680,8 +686,6 @@ class Connection:
         self._decoding = self.held = False
         self._fed = 0
         self._ahead = None
-        if self.ended:  # a message taken late: the frames had ended already
-            return
         self._move(Event.VIOLATION)
         self.timers.stop_keepalive()
         if self.state is FAILING:
@@ -704,6 +708,7 @@ class Connection:
             self.loss = reason
             self.outbox.clear()
             self._tail = bytearray()
+            self.held = False  # it is not the size any more that ends the connection
             self._pong_waiting = None
         self.timers.stop()
 

@@ -87,6 +87,9 @@ class Extension:
         raise NotImplementedError
 
 
+_RESERVED = (Extension.RSV1, Extension.RSV2, Extension.RSV3)
+
+
 class ExtensionFactory:
     """Negotiates an extension in the opening handshake.
 
@@ -152,6 +155,24 @@ class Chain(Extension):
             else:
                 return b""
         return None
+
+
+def combined_bits(extensions: Sequence[Extension]) -> int:
+    """The reserved bits of all of them (RFC 6455 5.2).
+
+    Raises:
+        ValueError: one has not a single reserved bit, or two have the same.
+    """
+    bits = 0
+    for extension in extensions:
+        bit = extension.reserved_bits
+        if bit not in _RESERVED or bit & bits:
+            raise ValueError(
+                f"{type(extension).__name__}: reserved_bits must be one of RSV1, RSV2 and RSV3, "
+                f"and no other extension's, not {bit!r}"
+            )
+        bits |= bit
+    return bits
 
 
 def parse_extensions(header: str) -> list[tuple[str, Parameters]]:

@@ -46,7 +46,13 @@ def apply_mask(data: bytearray, start: int, stop: int, key: bytes, offset: int =
     """Mask or unmask data[start:stop] in place with the 4 bytes of `key`.
 
     `offset` is the position of data[start] in the frame's payload.
+
+    Raises:
+        ValueError: there is less of `data`, or more or less of `key`.
     """
+    # What is compiled would go on beyond the end.
+    if len(key) != 4 or not 0 <= start <= stop <= len(data):
+        raise ValueError("a key has 4 bytes, and start and stop lie within data")
     if _COMPILED:  # pragma: no cover - the build decides; a test compares both ways
         mask_bytes(data, start, stop, key, offset)
     else:
