@@ -83,7 +83,7 @@ cdef class Link(Receiver):
     @cython.locals(connection=Connection)
     cdef _written(self)
     cpdef abort(self, str reason)
-    cpdef Py_ssize_t payload_left(self) except -1
+    cpdef Py_ssize_t payload_left(self) except? -1
     cpdef data_received(self, bytearray data, Py_ssize_t size)
     @cython.locals(connection=Connection, finished=Py_ssize_t)
     cdef _after_input(self)

@@ -224,7 +224,9 @@ class Link(Receiver):
                 message = connection.next_part(self._now())
             else:
                 message = connection.inbox.take_message()
-                if message is None and (connection.ended or connection.held):
+                if message is None and (
+                    connection.ended or connection.held or connection.inbox.oversized
+                ):
                     message = connection.next_message(self._now())
             resumed = self._paused and connection.inbox.is_low()
             if resumed:

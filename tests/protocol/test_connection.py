@@ -748,6 +748,42 @@ def test_who_begins_to_take_bit_by_bit_and_takes_nothing_lifts_no_limit() -> Non
     assert isinstance(connection.failure, PayloadTooBig)
 
 
+@pytest.mark.parametrize("size", [1000, 1001, 1002, 1003])
+@pytest.mark.parametrize("fin", ["at once", "later", "restored before"])
+def test_a_limit_that_is_restored_may_be_passed_already(size: int, fin: str) -> None:
+    connection = make(max_size=1000)
+    data = frame(BINARY, b"x" * size, fin=fin == "at once")
+    connection.receive_data(data[:8], 0)  # its header
+    assert connection.held is (size > 1000)
+    assert connection.next_part(0) is None
+    connection.resume(0)
+    connection.receive_data(data[8:], 0)
+    if fin == "restored before":
+        connection.inbox.restore_limit()
+    if fin != "at once":
+        connection.receive_data(frame(CONTINUATION), 0)
+    connection.inbox.restore_limit()
+    message = connection.next_message(0)
+    if size == 1000:
+        assert message == b"x" * size
+        return
+    assert message is None
+    assert isinstance(connection.failure, PayloadTooBig)
+    assert connection.kept() == 0
+
+
+def test_a_message_that_became_whole_meanwhile_can_still_be_taken_bit_by_bit() -> None:
+    connection = make(max_size=1000)
+    data = frame(BINARY, b"x" * 2000)
+    connection.receive_data(data[:8], 0)
+    assert connection.next_part(0) is None
+    connection.receive_data(data[8:], 0)
+    connection.inbox.restore_limit()
+    assert connection.next_part(0) == (b"x" * 2000, True)
+    connection.receive_data(frame(TEXT, b"next"), 0)
+    assert connection.next_message(0) == "next"
+
+
 def test_what_is_dropped_may_have_any_length() -> None:
     connection = make(max_size=100)
     connection.send_close(Close(1000), 0)

@@ -45,7 +45,7 @@ cdef class Connection:
     cdef public object observer
 
     cpdef bint must_pause(self) except -1
-    cpdef Py_ssize_t kept(self) except -1
+    cpdef Py_ssize_t kept(self) except? -1
     @cython.locals(buffer=bytearray, end=Py_ssize_t, position=Py_ssize_t)
     cpdef receive_data(self, data, double now, size=*)
     @cython.locals(tail=bytearray, position=Py_ssize_t)
@@ -53,7 +53,7 @@ cdef class Connection:
     @cython.locals(inbox=Inbox)
     cdef _watch_message(self, double now)
     @cython.locals(position=Py_ssize_t)
-    cdef Py_ssize_t _parse(self, bytearray data, Py_ssize_t end, double now) except -1
+    cdef Py_ssize_t _parse(self, bytearray data, Py_ssize_t end, double now) except? -1
     @cython.locals(
         inbox=Inbox,
         header=FrameHeader,
@@ -63,10 +63,10 @@ cdef class Connection:
         turns=int,
         opcode=int,
     )
-    cdef Py_ssize_t _parse_frames(self, bytearray data, Py_ssize_t end, double now) except -1
+    cdef Py_ssize_t _parse_frames(self, bytearray data, Py_ssize_t end, double now) except? -1
     @cython.locals(header=FrameHeader)
     cdef bint _makes_too_large(self) except -1
-    cdef bint _is_too_much(self, Py_ssize_t size) except -1
+    cdef bint _is_too_much(self, Py_ssize_t size) except? -1
     @cython.locals(header=FrameHeader)
     cdef _control_frame(self, bytearray data, Py_ssize_t start, Py_ssize_t stop, double now)
     @cython.locals(header=FrameHeader)
@@ -85,7 +85,7 @@ cdef class Connection:
     cdef _drop(self, Py_ssize_t size)
     @cython.locals(inbox=Inbox)
     cpdef next_message(self, double now)
-    cpdef Py_ssize_t payload_wanted(self) except -1
+    cpdef Py_ssize_t payload_wanted(self) except? -1
     cpdef send_message(self, int opcode, object payload, bint encode=*)
     cpdef send_frame(self, int opcode, object payload, bint fin=*)
     cpdef send_header(self, int opcode, object payload)

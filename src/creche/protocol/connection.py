@@ -346,7 +346,7 @@ class Connection:
 
     def _is_too_much(self, size: int) -> bool:
         """Whether so many bytes more make the arriving message too large."""
-        return size > self.inbox.room() and not self._discarding
+        return not (self.inbox.has_room(size) or self._discarding)
 
     def _control_frame(self, data: bytearray, start: int, stop: int, now: float) -> None:
         """A control frame is whole, its payload is data[start:stop]."""
@@ -484,7 +484,7 @@ class Connection:
         """
         inbox = self.inbox
         message = inbox.take_message()
-        if message is None and self.held:
+        if message is None and (self.held or inbox.oversized):
             inbox.clear()
             self._violation(PayloadTooBig(f"a message of more than {inbox.max_size} bytes"), now)
         if message is None and self.state is FAILING:

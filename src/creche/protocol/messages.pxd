@@ -24,6 +24,8 @@ cdef class Inbox:
     cdef Py_ssize_t _fragments
     cdef Py_ssize_t _arrived
     cdef bint _unlimited
+    cdef bint _lifted
+    cdef public bint oversized
     cdef object _decoder
     cdef public list _text
     cdef Py_ssize_t _loose
@@ -33,11 +35,13 @@ cdef class Inbox:
     cdef Py_ssize_t _taken_size
     cdef bint _skipping
 
-    cpdef Py_ssize_t kept(self) except -1
+    cpdef Py_ssize_t kept(self) except? -1
     cpdef bint is_low(self) except -1
     cpdef clear(self)
     cdef _end_message(self)
-    cpdef Py_ssize_t room(self) except -1
+    cdef _judge_lifted(self, Py_ssize_t size)
+    cpdef bint has_room(self, Py_ssize_t size) except? -1
+    cpdef Py_ssize_t room(self) except? -1
     cpdef check_order(self, int opcode)
     cpdef add_message(
         self, int opcode, const unsigned char* data, Py_ssize_t start, Py_ssize_t stop

@@ -90,6 +90,7 @@ class Inbox:
         messages: whole messages that wait.
         bytes: what the parts take in memory.
         finished: messages that have arrived whole since the beginning.
+        oversized: whether the first message cannot be taken whole, since it is too large.
     """
 
     def __init__(
@@ -116,6 +117,10 @@ class Inbox:
         self._fragments = 0
         self._arrived = 0  # bytes of its payload
         self._unlimited = False  # whether it is taken bit by bit, or dropped
+        self._lifted = False  # whether that was only announced: nothing of it was taken
+        # Whether the first message is too large to be taken whole: who was to take it bit by bit
+        # has gone before the first bit.
+        self.oversized = False
         self._decoder: codecs.IncrementalDecoder | None = None
         self._text: list[str] | None = None  # the pieces of it, if it is text
         self._loose = 0  # the last so many of these were not joined yet
@@ -140,6 +145,7 @@ class Inbox:
         self.parts.clear()
         self._first = 0
         self.full = False
+        self.oversized = False
         self.messages = 0
         self.bytes = 0
         self._text = None
@@ -155,10 +161,17 @@ class Inbox:
         self._end_message()
 
     def _end_message(self) -> None:
+        self._judge_lifted(self._arrived)
         self.between_messages = True
         self._arrived = 0
         self._unlimited = False
         self._decoder = None
+
+    def _judge_lifted(self, size: int) -> None:
+        """A message of this size is whole."""
+        if self._lifted:
+            self._lifted = False
+            self.oversized = size > self.max_size
 
     # Writing
 
@@ -166,17 +179,23 @@ class Inbox:
         """Whether the arriving message may have any size."""
         return self._unlimited
 
+    def has_room(self, size: int) -> bool:
+        """Whether the arriving message may have so many bytes more."""
+        # It may have too many already, where its limit was restored.
+        return self._unlimited or size <= self.max_size - self._arrived
+
     def room(self) -> int:
         """How many bytes more the arriving message may have."""
-        return _UNLIMITED if self._unlimited else self.max_size - self._arrived
+        return _UNLIMITED if self._unlimited else max(self.max_size - self._arrived, 0)
 
     def lift_limit(self) -> None:
         """The arriving message, or the next one if none is, may have any size."""
-        self._unlimited = True
+        self._unlimited = self._lifted = True
 
     def restore_limit(self) -> None:
         """It may not, after all: nobody has taken anything of it."""
         self._unlimited = self._skipping
+        self._lifted = False
 
     def check_order(self, opcode: int) -> None:
         """Whether a data frame may follow the last one (RFC 6455 5.4).
@@ -198,6 +217,7 @@ class Inbox:
         """
         message: str | bytes
         self._unlimited = False
+        self._judge_lifted(stop - start)
         if opcode == TEXT:
             try:
                 message = data[start:stop].decode("utf-8")
@@ -313,11 +333,11 @@ class Inbox:
     # Reading
 
     def take_message(self) -> str | bytes | None:
-        """The next whole message; None while there is none.
+        """The next whole message; None while there is none, or where it is `oversized`.
 
         Parts of an unfinished message are taken, too, so that the rest of it finds room.
         """
-        while self._first < len(self.parts):
+        while self._first < len(self.parts) and not self.oversized:
             part = self.parts[self._first]
             assert part is not None
             data, size, fin = part
@@ -365,6 +385,7 @@ class Inbox:
             self._drop_first(size, fin)
         if not fin and self.messages == 0:  # it is of the one that is arriving
             self._unlimited = True
+        self._lifted = self.oversized = False
         return data, fin
 
     def skip_message(self) -> None:

@@ -1,5 +1,5 @@
 cdef class Receiver:
-    cpdef Py_ssize_t payload_left(self) except -1
+    cpdef Py_ssize_t payload_left(self) except? -1
     cpdef data_received(self, bytearray data, Py_ssize_t size)
     cpdef reading_done(self)
     cpdef eof_received(self)
@@ -20,8 +20,8 @@ cdef class Transport:
     cpdef flush(self)
     cpdef write(self, data)
     cpdef write_small(self, bytes data)
-    cpdef Py_ssize_t waiting(self) except -1
-    cpdef Py_ssize_t kept_below(self) except -1
+    cpdef Py_ssize_t waiting(self) except? -1
+    cpdef Py_ssize_t kept_below(self) except? -1
     cdef _keep(self, data, Py_ssize_t start)
     cdef _keep_view(self, view)
     cpdef _front(self)

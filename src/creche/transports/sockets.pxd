@@ -14,7 +14,7 @@ cdef class SocketTransport(Transport):
     cdef bint _eof_sent
     cdef object _attributes
 
-    cpdef Py_ssize_t kept_below(self) except -1
+    cpdef Py_ssize_t kept_below(self) except? -1
     cpdef bint _read_ready(self) except -1
     @cython.locals(turns=int, least=Py_ssize_t, most=Py_ssize_t, size=Py_ssize_t, limit=Py_ssize_t)
     cdef bint _read_some(self) except -1

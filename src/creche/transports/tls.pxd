@@ -27,17 +27,17 @@ cdef class TLSSocket:
     cdef Py_ssize_t _encrypted
     cdef object __weakref__
 
-    cpdef Py_ssize_t kept_size(self) except -1
+    cpdef Py_ssize_t kept_size(self) except? -1
     @cython.locals(left=Py_ssize_t)
     cpdef bint pending(self) except -1
     @cython.locals(received=Py_ssize_t, count=Py_ssize_t)
-    cpdef Py_ssize_t recv_into(self, bytearray buffer, Py_ssize_t size) except -1
+    cpdef Py_ssize_t recv_into(self, bytearray buffer, Py_ssize_t size) except? -1
     cdef bint _is_whole(self) except -1
     @cython.locals(count=Py_ssize_t)
-    cdef Py_ssize_t _read(self, buffer, Py_ssize_t size) except -1
+    cdef Py_ssize_t _read(self, buffer, Py_ssize_t size) except? -1
     cpdef keep(self)
     @cython.locals(size=Py_ssize_t)
-    cpdef Py_ssize_t send(self, data) except -1
+    cpdef Py_ssize_t send(self, data) except? -1
     @cython.locals(start=Py_ssize_t, stop=Py_ssize_t, end=Py_ssize_t)
     cdef list _encrypt(self, data)
     cdef _take_up(self)
