@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Generator
 from functools import partial
 
 import anyio
@@ -13,7 +13,6 @@ from anyio.lowlevel import checkpoint
 import creche
 from creche.budget import _TURNS_IN_VAIN, Budget, current_budget
 from creche.testing import memory_pair
-from creche.turns import Turns
 from creche.waiting import Waiter
 from support import settle
 
@@ -70,27 +69,6 @@ class Ever(Waiter):
         return Step(False)
 
 
-class LaterTurns(Turns):
-    """Turns that come when a test says so."""
-
-    def __init__(self) -> None:
-        super().__init__(None, Waiter())
-        self.callbacks: list[Callable[[], None]] = []
-
-    def run_first(self, callback: Callable[[], None]) -> None:
-        self.callbacks.append(callback)
-
-    def turn(self) -> None:
-        callbacks, self.callbacks = self.callbacks, []
-        for callback in callbacks:
-            callback()
-
-
-@pytest.fixture
-def turns() -> LaterTurns:
-    return LaterTurns()
-
-
 @pytest.mark.anyio
 async def test_32_operations_go_on_in_a_row_and_then_others_have_their_turn(clock: Clock) -> None:
     async with memory_pair(max_queue=None) as (client, server):
@@ -100,7 +78,7 @@ async def test_32_operations_go_on_in_a_row_and_then_others_have_their_turn(cloc
         async with anyio.create_task_group() as tg:
             tg.start_soon(clock.count_turns)
             await checkpoint()
-            current_budget().turned()
+            current_budget().seen(current_budget().seen(0))
             counts = []
             for _ in range(100):
                 await server.receive()
@@ -246,59 +224,48 @@ async def test_nothing_is_lost_by_who_is_cancelled_in_the_line(clock: Clock) -> 
 # The budget itself
 
 
-def test_it_is_renewed_when_the_loop_has_turned_and_not_before(
-    clock: Clock, turns: LaterTurns
-) -> None:
+def test_it_is_renewed_when_the_loop_has_turned_and_not_before(clock: Clock) -> None:
     budget = Budget()
-    assert not budget.spend(turns)
+    assert not budget.spend()
     clock.work(MS)
-    assert budget.spend(turns)
-    assert budget.spend(turns)  # whoever asks
-    turns.turn()
-    assert not budget.spend(turns)
+    assert budget.spend()
+    assert budget.spend()  # whoever asks
+    budget.seen(budget.seen(0))
+    assert not budget.spend()
 
 
-def test_it_costs_one_callback_for_each_half_of_a_millisecond(
-    clock: Clock, turns: LaterTurns
-) -> None:
+def test_it_is_renewed_once_in_a_turn_however_many_go_on_in_it(clock: Clock) -> None:
     budget = Budget()
-    callbacks = 0
-    for _ in range(100):
-        assert not budget.spend(turns)
-        callbacks += len(turns.callbacks)
-        turns.turn()
-        clock.work(0.05 * MS)
-    assert callbacks in (9, 10)
+    seen = [budget.seen(0) for _ in range(100)]
+    for _ in range(10):
+        seen = [budget.seen(turn) for turn in seen]
+        assert len(set(seen)) == 1
+        assert not budget.spend()
+        clock.work(MS)
+        assert budget.spend()
 
 
-def test_operations_are_counted_from_the_last_turn_that_is_known(
-    clock: Clock, turns: LaterTurns
-) -> None:
+def test_operations_are_counted_from_the_last_turn_that_is_known(clock: Clock) -> None:
     budget = Budget()
+    turn = budget.seen(0)
     for _ in range(3):
-        assert [budget.spend(turns) for _ in range(33)].index(True) == 32
-        assert len(turns.callbacks) == 1
-        turns.turn()
+        assert [budget.spend() for _ in range(33)].index(True) == 32
+        turn = budget.seen(turn)
 
 
-def test_the_first_of_the_line_is_passed_over_if_its_task_is_no_more(
-    clock: Clock, turns: LaterTurns
-) -> None:
+def test_the_first_of_the_line_is_passed_over_if_its_task_is_no_more(clock: Clock) -> None:
     """An interrupt may strike between any two lines; nobody waits for ever for that."""
     budget = Budget()
-    waiting = budget.wait_in_line(turns, Stopped())
+    waiting = budget.wait_in_line(Stopped())
     with pytest.raises(StopIteration):
         waiting.send(None)
-    waiting.close()
-    left_behind = budget.wait_in_line(turns, Ever())
+    left_behind = budget.wait_in_line(Ever())
     left_behind.send(None)
-    second = budget.wait_in_line(turns, Ever())
+    second = budget.wait_in_line(Ever())
     second.send(None)
-    for _ in range(_TURNS_IN_VAIN + 1):
-        turns.turn()
+    for _ in range(_TURNS_IN_VAIN):
         second.send(None)
         clock.work(MS)
-    turns.turn()
     with pytest.raises(StopIteration):
         second.send(None)
     with pytest.raises(StopIteration):

@@ -367,3 +367,29 @@ async def test_a_compressed_message_can_be_received_bit_by_bit() -> None:
                 pass
         await client.send("next")
         assert await server.receive() == "next"
+
+
+async def test_a_ping_that_waited_with_others_goes_out_within_the_message() -> None:
+    async with raw_server(clogged_after=0, write_limit=10) as (ws, peer):
+        begun = anyio.Event()
+
+        async def stream() -> None:
+            async with ws.send_stream() as sending:
+                begun.set()
+                await anyio.sleep_forever()
+                await sending.send(b"")
+
+        async with anyio.create_task_group() as tg:
+            ws.send_nowait(b"x" * 20)
+            tg.start_soon(stream)
+            await settle()
+            tg.start_soon(ws.send, "other")
+            await settle()
+            tg.start_soon(ws.ping, b"?")
+            await settle()
+            peer.stream._peer.clogged_after = None
+            assert (await peer.receive())[0] == BINARY
+            assert await peer.receive() == (PING, b"?")
+            await begun.wait()
+            tg.cancel_scope.cancel()
+        await peer.stream.aclose()

@@ -170,3 +170,23 @@ async def test_nobody_observes_where_nobody_wants_to_know() -> None:
     async with memory_pair() as (client, server):
         assert client._link.connection.observer is None
         assert server._link.connection.observer is None
+
+
+@pytest.mark.anyio
+async def test_what_a_trace_callback_sends_follows_what_it_was_told_of() -> None:
+    nested = 0
+
+    def trace(event: str, info: dict[str, Any]) -> None:
+        nonlocal nested
+        if event == "frame.sent" and info["opcode"] == "text" and nested < 3:
+            nested += 1
+            info["websocket"].send_nowait(f"nested {nested} " * 50)
+
+    for size in (2, 50_000):
+        nested = 0
+        async with memory_pair(trace=trace) as (client, server):
+            for sender, receiver in ((client, server), (server, client)):
+                nested = 0
+                await sender.send("o" * size)
+                expected = ["o" * size, *[f"nested {n} " * 50 for n in (1, 2, 3)]]
+                assert [await receiver.receive() for _ in range(4)] == expected

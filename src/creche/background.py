@@ -121,7 +121,6 @@ class Background:
         self._ended = True
         self._deadlines.clear()
         self.turns.clear()
-        self.budget.turned()  # it may have been waiting for one of them
         for scope in list(self._scopes):
             scope.cancel()
 

@@ -1,21 +1,21 @@
 cimport cython
 
-from creche.turns cimport Turns
-
 
 @cython.final
 cdef class Budget:
     cdef int _left
     cdef int _operations
+    cdef long long _turn
+    cdef long long _begun
     cdef double _end
     cdef double _seconds
-    cdef bint _turning
-    cdef double _now
+    cdef public double now
     cdef object _line
     cdef int _turns_in_vain
 
-    @cython.locals(now=double, over=bint)
-    cpdef bint spend(self, Turns turns) except -1
+    @cython.locals(now=double)
+    cpdef bint spend(self) except -1
+    cpdef long long seen(self, long long turn) except 0
     cpdef exhaust(self)
     cpdef bint is_late(self) except -1
     @cython.locals(longest=double)

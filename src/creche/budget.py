@@ -8,7 +8,6 @@ from time import perf_counter
 
 from anyio.lowlevel import RunVar
 
-from creche.turns import Turns
 from creche.waiting import Waiter
 
 # Tasks go on in a turn of the loop until it has taken so long; those that are left go on in the
@@ -16,6 +15,9 @@ from creche.waiting import Waiter
 # takes longer, so that it is not mostly these.
 _LONGEST_TURN = 0.02
 _SECONDS_A_PLACE = 0.0001
+
+# After so long a row others have two turns: on asyncio a timer that was due needs both.
+_LONG_ROW = 0.005
 
 # So many turns in which the first in the line could have gone, and did not, are proof that its task
 # is no more: an interrupt may strike anywhere.
@@ -39,10 +41,13 @@ class Budget:
     loop: what counts is how long others have waited, whoever kept them waiting.
 
     So it is not renewed when a task is woken, for the loop may have woken a hundred of them, and
-    each would have all of it before anybody else's turn. It is renewed when the loop has turned.
-    That is known by a callback, which is left with the loop for its next turn. A row of operations
-    leaves one, and takes half the time that they may: the loop may turn at the beginning of a row,
-    and then not before the end of the next.
+    each would have all of it before anybody else's turn. It is renewed when the loop has turned,
+    once for each turn. No loop tells; but a socket is reported as readable at most once in a turn,
+    and a task that lets others have theirs goes on in the next one. So whoever finds that the turn
+    which it noted the last time is still the current one begins the next: `seen`.
+
+    The loop may turn, unknown, when a row of operations has begun, and then not before the end of
+    the next row: so a row has half the time.
 
     An operation after a wait, or after a checkpoint, is counted as every other, but it need not
     wait again: its task has just been through the scheduler. Where there are many such tasks, and
@@ -56,40 +61,44 @@ class Budget:
     def __init__(self) -> None:
         self._operations = self._left = self.OPERATIONS
         self._seconds = self.SECONDS / 2
+        self._turn = 1
+        self._begun = 0  # in which turn this row did
         self._end = 0.0  # of this row, by the clock
-        self._turning = False  # whether the callback of this row is still to come
-        self._now = 0.0  # when an operation was counted last
+        self.now = 0.0  # when an operation was counted last
         self._line: deque[Place] = deque()
         self._turns_in_vain = 0  # since the first of these was there, or somebody has gone
 
-    def spend(self, turns: Turns) -> bool:
-        """Count an operation; returns whether a checkpoint is due before it.
-
-        Args:
-            turns: those of this event loop.
-        """
-        now = self._now = perf_counter()
-        over = now >= self._end
-        if over or self._left == 0:
-            if self._turning:
+    def spend(self) -> bool:
+        """Count an operation; returns whether a checkpoint is due before it."""
+        now = self.now = perf_counter()
+        if self._left == 0:
+            return True
+        if now >= self._end:
+            if self._begun == self._turn:
                 return True
-            turns.run_first(self.turned)  # first: without the callback, the row would never end
-            self._turning = True
-            if over:
-                self._end = now + self._seconds
-            if self._left == 0:
-                return True
+            self._begun = self._turn
+            self._end = now + self._seconds
         self._left -= 1
         return False
 
-    def turned(self) -> None:
-        """Others have had their turn."""
-        self._turning = False
-        self._left = self._operations
-        if self._line:
-            self._turns_in_vain += 1
-            if self._turns_in_vain > _TURNS_IN_VAIN:
-                self._next()
+    def seen(self, turn: int) -> int:
+        """The number of the current turn of the loop, for who is called at most once in a turn.
+
+        Args:
+            turn: what this has returned the last time; 0 at first.
+        """
+        if turn == self._turn:
+            self._turn += 1
+            self._left = self._operations
+            if self._line:
+                self._turns_in_vain += 1
+                if self._turns_in_vain > _TURNS_IN_VAIN:
+                    self._next()
+        return self._turn
+
+    def exhaust(self) -> None:
+        """Have a checkpoint come before the next operation."""
+        self._left = 0
 
     def is_late(self) -> bool:
         """Whether a task that has been woken should rather stand in the line.
@@ -101,21 +110,26 @@ class Budget:
     def _takes(self, times: int) -> bool:
         """Whether this turn of the loop takes so many times as long as it should."""
         longest = max(_LONGEST_TURN, len(self._line) * _SECONDS_A_PLACE)
-        return self._turning and self._now - self._end > longest * times
+        return self._begun == self._turn and self.now - self._end > longest * times
 
-    async def wait_in_line(self, turns: Turns, waiter: Waiter) -> None:
+    async def wait_in_line(self, waiter: Waiter) -> None:
         """Let others have their turn, and wait until it is ours: the first in the line goes.
 
         Args:
-            turns: those of this event loop.
             waiter: the task's.
         """
         place = Place()
         self._line.append(place)
+        long = self.now - self._end > _LONG_ROW
         try:
             while not place.gone:
+                turn = self._turn
                 await waiter.turn()
-                self.spend(turns)
+                self.seen(turn)
+                if long:
+                    long = False
+                    continue
+                self.spend()
                 if not place.gone and place is self._line[0] and not self._takes(1):
                     self._next()
         finally:
@@ -126,10 +140,6 @@ class Budget:
         """The first in the line may go."""
         self._line.popleft().gone = True
         self._turns_in_vain = 0
-
-    def exhaust(self) -> None:
-        """Have a checkpoint come before the next operation."""
-        self._left = 0
 
 
 _budget: RunVar[Budget] = RunVar("creche_budget")

@@ -23,12 +23,14 @@ cdef class Link(Receiver):
     cdef object _gone_event
     cdef object _now
     cdef Budget _budget
+    cdef long long _turn
     cdef Py_ssize_t _write_limit
     cdef object _key
     cdef object _timer
     cdef public bint _paused
     cdef bint _continuing
     cdef double _direct_from
+    cdef double _sent_at
     cdef bint _streaming
     cdef bint _replying
     cdef bint _flush_scheduled
@@ -72,6 +74,7 @@ cdef class Link(Receiver):
     cdef _commit_prepared(self, PreparedMessage message, bint compress, bint at_once)
     @cython.locals(connection=Connection, single=bint)
     cdef _commit(self, int opcode, object payload, bint encode, bytes frame, bint at_once)
+    cdef _write(self, object data, bint large)
     cdef _wake_sender(self)
     cpdef commit(self)
     @cython.locals(now=double)
@@ -84,6 +87,7 @@ cdef class Link(Receiver):
     cdef _written(self)
     cpdef abort(self, str reason)
     cpdef Py_ssize_t payload_left(self) except? -1
+    cpdef turn_begins(self)
     cpdef data_received(self, bytearray data, Py_ssize_t size)
     @cython.locals(connection=Connection, finished=Py_ssize_t)
     cdef _after_input(self)

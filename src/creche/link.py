@@ -26,6 +26,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Any, TypeVar
 
 import anyio
@@ -63,6 +64,9 @@ _LARGE = LARGE  # which the compiler knows to be a number
 
 # A sender that has said nothing for so many seconds is taken to have waited for something.
 _PAUSE = 0.0002
+
+# So many payloads are counted once for all connections that keep them.
+_SHARED_PAYLOADS = 32
 
 # Leaving a cancelled scope takes at most so many seconds.
 _CANCELLED_CLOSE_TIMEOUT = 1.0
@@ -102,6 +106,7 @@ class Link(Receiver):
         self._gone_event: anyio.Event | None = None  # made when somebody waits for it
         self._now = background.now
         self._budget = background.budget
+        self._turn = 0  # the last turn of the event loop that the budget has told
         self._write_limit = options["write_limit"]
         self._key = object()  # marks our own exceptions, without keeping us alive
         self.connection.timers.ping_sooner(background.next_phase())
@@ -109,6 +114,7 @@ class Link(Receiver):
         self._paused = False
         self._continuing = False  # reading pauses until others have had their turn
         self._direct_from = 0.0  # from when on a message goes out at once
+        self._sent_at = 0.0  # the time of this send, where the budget has looked at the clock
         self._streaming = False  # whether a sender only stopped to let others have their turn
         self._replying = False  # whether the last message was waited for, and nothing sent since
         self._flush_scheduled = False
@@ -148,7 +154,7 @@ class Link(Receiver):
         try:
             self._check_not_busy(part)
             message = None
-            turning = self._budget.spend(self._turns)
+            turning = self._budget.spend()
             if not turning:
                 message = self._take(part)
             elif not (self._has_news() or self._paused):
@@ -159,10 +165,10 @@ class Link(Receiver):
                     if not turning:
                         self.flush_now()
                         await self._arrival.wait()
-                        turning = self._budget.spend(self._turns) and self._budget.is_late()
+                        turning = self._budget.spend() and self._budget.is_late()
                     if turning:
                         self._streaming = True
-                        await self._budget.wait_in_line(self._turns, self._arrival)
+                        await self._budget.wait_in_line(self._arrival)
                 finally:
                     self._receiving = False
                 turning = False
@@ -204,7 +210,7 @@ class Link(Receiver):
         """
         self._check_not_busy(False)
         self._replying = False
-        if self._budget.spend(self._turns):
+        if self._budget.spend():
             return None
         message: str | bytes | None = self._take(False)
         return message
@@ -295,11 +301,12 @@ class Link(Receiver):
         # The first answer to a message that was waited for need not wait again: the work that a
         # task does for one message is then done in one turn of the loop, and not in two.
         replying, self._replying = self._replying, False
-        if self._budget.spend(self._turns) and not replying:
+        if self._budget.spend() and not replying:
             return False
         self.check_sendable()
         if not self.has_room():
             return False
+        self._sent_at = self._budget.now
         self.send(message, text, compress)
         return True
 
@@ -365,12 +372,12 @@ class Link(Receiver):
             connection.send_message(opcode, payload, encode)
         elif len(payload) >= _LARGE:
             connection.send_header(opcode, payload)
-            self.transport.write(payload)
-            self._written()
+            self._write(payload, True)
+            connection.observe_sent(opcode, payload)
             return
         elif single and type(payload) is bytes:
-            self.transport.write_small(connection.make_message(opcode, payload, frame))
-            self._written()
+            self._write(connection.make_message(opcode, payload, frame), False)
+            connection.observe_sent(opcode, payload)
             return
         else:
             connection.send_message(opcode, payload, False)
@@ -379,6 +386,19 @@ class Link(Receiver):
         else:
             self._appended(at_once)
 
+    def _write(self, data: bytes | memoryview, large: bool) -> None:
+        """Write what is a message, or the rest of one."""
+        try:
+            if large:
+                self.transport.write(data)
+            else:
+                self.transport.write_small(data)  # type: ignore[arg-type]
+        except BaseException:
+            # What is sent next would be taken for the rest of it.
+            self.abort("a message could not be written to its end")
+            raise
+        self._written()
+
     async def wait_for_room(self, within: bool = False) -> None:
         """Wait until a message may be committed; the caller commits it without an await.
 
@@ -386,9 +406,9 @@ class Link(Receiver):
             within: whether the frame may stand within a message that another task has begun: a
                 control frame, or one of that message itself.
         """
-        if self._budget.spend(self._turns):
+        if self._budget.spend():
             self._streaming = True
-            await self._budget.wait_in_line(self._turns, self._arrival)
+            await self._budget.wait_in_line(self._arrival)
         self.check_sendable()
         if self.has_room() or (within and self._sending_parts and not self.is_slow()):
             return
@@ -397,10 +417,11 @@ class Link(Receiver):
         self._senders += (sender,)
         try:
             while self._next_sender() is not sender:
+                self._wake_sender()  # it may be another's turn by now, who sleeps
                 await sender.woken.wait()
                 sender.woken = anyio.Event()
-                if self._budget.spend(self._turns) and self._budget.is_late():
-                    await self._budget.wait_in_line(self._turns, self._arrival)
+                if self._budget.spend() and self._budget.is_late():
+                    await self._budget.wait_in_line(self._arrival)
                 self.check_sendable()
         finally:
             self._senders = _without(sender, self._senders)
@@ -425,6 +446,7 @@ class Link(Receiver):
         """Wait until a message may be sent bit by bit; until `end_message` no other one is."""
         await self.wait_for_room()
         self._sending_parts = True
+        self._wake_sender()  # one whose frame may stand within
 
     def send_part(self, opcode: int, payload: bytes | memoryview, fin: bool) -> None:
         """Commit a frame of the message that was begun; there is room."""
@@ -458,7 +480,8 @@ class Link(Receiver):
         and what follows it soon is not."""
         if self.connection.inbox.messages or (self._direct_from and self._flush_scheduled):
             return False
-        now = self._now()
+        now = self._sent_at or perf_counter()
+        self._sent_at = 0.0
         if now < self._direct_from:
             return False
         self._direct_from = now + _PAUSE
@@ -674,6 +697,9 @@ class Link(Receiver):
     def payload_left(self) -> int:
         return self.connection.payload_wanted()
 
+    def turn_begins(self) -> None:
+        self._turn = self._budget.seen(self._turn)
+
     def data_received(self, data: bytearray, size: int) -> None:
         self._traffic.bytes_received += size
         self.connection.receive_data(data, self._now(), size)
@@ -780,7 +806,10 @@ class Link(Receiver):
         if self._paused or transport.kept_size or transport.outbox:
             own += transport.kept_below()
         if own >= COUNTED_FROM or transport.kept_size or self._counted:
-            self._counted = self.background.buffers.count(self, own, transport.payloads())
+            payloads = transport.payloads(_SHARED_PAYLOADS)
+            if not payloads:
+                own += transport.kept_size  # too many to look at all of them each time
+            self._counted = self.background.buffers.count(self, own, payloads)
 
     def shed(self, limit: int) -> None:
         self.connection.discard_input()

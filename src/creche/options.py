@@ -585,6 +585,8 @@ def server_options(given: Mapping[str, Any]) -> ServerOptions:
         TypeError: an option of an unknown name or a wrong type.
         ValueError: an option out of range.
     """
+    if isinstance(given.get("ssl"), bool):
+        raise TypeError("ssl must be an SSLContext with the server's certificate, not a bool")
     return cast(ServerOptions, _resolve(dict(SERVER_DEFAULTS), given))
 
 

@@ -12,7 +12,6 @@ cdef class Turns:
     cdef Share _share
 
     cpdef run_soon(self, callback)
-    cpdef run_first(self, callback)
     cdef _wake(self)
     @cython.locals(left=Py_ssize_t)
     cpdef _call_back(self)

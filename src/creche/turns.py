@@ -31,11 +31,6 @@ class Turns:
         self._callbacks.append(callback)
         self._wake()
 
-    def run_first(self, callback: Callable[[], None]) -> None:
-        """Call `callback` at the end of this turn, before all others, however many there are."""
-        self._callbacks.appendleft(callback)
-        self._wake()
-
     def clear(self) -> None:
         """Forget what has not been called yet."""
         self._callbacks.clear()

@@ -21,6 +21,7 @@ from creche.options import ConnectionOptions, check_option
 from creche.protocol.closing import Close, make_close
 from creche.protocol.extensions import Extension
 from creche.protocol.http import Request, Response
+from creche.protocol.messages import plain_bytes
 from creche.protocol.states import Side
 from creche.streams import ReceiveStream, SendStream
 from creche.tracing import call_trace, frame_observer
@@ -319,9 +320,9 @@ class _Logger(logging.LoggerAdapter[logging.Logger]):
 
 def _control_payload(data: object) -> bytes:
     if isinstance(data, str):
-        return data.encode()
+        return str.encode(data)
     if isinstance(data, bytes | bytearray | memoryview):
-        return bytes(data)
+        return bytes(plain_bytes(data))
     raise TypeError(f"data must be str or bytes-like, not {type(data).__name__}")
 
 

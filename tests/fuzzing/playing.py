@@ -187,6 +187,7 @@ class Play:
                 else:
                     connection.send_header(opcode, payload)
                     connection.outbox += payload
+                connection.observe_sent(opcode, payload)
             elif how == "prepared":
                 prepared = self.build.prepared.PreparedMessage(given, text=text)
                 encoded = prepared.encode_for(connection.extensions)

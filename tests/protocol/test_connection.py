@@ -588,6 +588,7 @@ def test_an_observer_is_told_of_each_frame_and_what_it_begins_with() -> None:
     connection.send_frame(TEXT, b"ab", fin=False)
     connection.outbox.clear()
     connection.send_header(BINARY, b"y" * 200)
+    connection.observe_sent(BINARY, b"y" * 200)
     assert connection.outbox == b"\x82\x7e\x00\xc8"
     assert seen == [
         (False, TEXT, 70, True, b"x" * 64),

@@ -254,3 +254,96 @@ def test_reserved_bits_that_are_none_are_refused(bits: tuple[Any, ...]) -> None:
     extensions = [Tag(b"", bit) for bit in bits]
     with pytest.raises(ValueError, match="Tag: reserved_bits must be one of"):
         Connection(Side.SERVER, bytearray(), 0, extensions=extensions)
+
+
+class Lying(bytes):
+    """Bytes that say another length than they have."""
+
+    def __len__(self) -> int:
+        return 3
+
+
+class Wrong(Tag):
+    """An extension that goes wrong where it is told to."""
+
+    def __init__(self, encoded: Any = None, read: Any = None, fails: str = "") -> None:
+        super().__init__(b"", Extension.RSV2)
+        self._encoded = encoded
+        self._read: Any = read
+        self._fails = fails
+
+    def encode(self, payload: bytes | memoryview) -> bytes | None:
+        encoded: bytes | None = self._encoded(payload) if callable(self._encoded) else self._encoded
+        return encoded
+
+    def _fail(self, where: str) -> None:
+        if self._fails == where:
+            raise ValueError(where)
+
+    def begin(self) -> None:
+        self._fail("begin")
+        super().begin()
+
+    def feed(self, data: bytes) -> None:
+        self._fail("feed")
+        super().feed(data)
+
+    def finish(self) -> None:
+        self._fail("finish")
+
+    def read(self, limit: int) -> bytes:
+        self._fail("read")
+        read, self._read = self._read, b""
+        return read  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "encoded", [Lying(b"payload"), bytearray(b"payload"), memoryview(b"p-a-y-l-o-a-d")[::2]]
+)
+def test_what_an_extension_gives_is_sent_whole(encoded: Any) -> None:
+    connection = Connection(Side.SERVER, bytearray(), 0, extensions=[Wrong(encoded)])
+    connection.send_message(BINARY, b"x")
+    assert connection.outbox == bytes([0x80 | BINARY | Extension.RSV2, 7]) + b"payload"
+
+
+def test_what_an_extension_gives_that_is_no_bytes_leaves_nothing() -> None:
+    connection = Connection(Side.SERVER, bytearray(), 0, extensions=[Wrong("text")])
+    with pytest.raises(TypeError):
+        connection.send_message(BINARY, b"x")
+    assert not connection.outbox
+
+
+def test_an_extension_does_not_send_while_it_encodes() -> None:
+    def encode(payload: bytes) -> bytes:
+        connection.send_message(BINARY, b"inner")
+        return payload
+
+    connection = Connection(Side.SERVER, bytearray(), 0, extensions=[Wrong(encode)])
+    with pytest.raises(RuntimeError, match="while it encodes"):
+        connection.send_message(BINARY, b"x")
+    assert not connection.outbox
+
+
+@pytest.mark.parametrize("read", [Lying(b"payload"), bytearray(b"payload")])
+def test_what_an_extension_decodes_is_received_whole(read: Any) -> None:
+    connection = Connection(Side.SERVER, bytearray(), 0, extensions=[Wrong(read=read)])
+    frame = bytearray()
+    append_frame(frame, BINARY | Extension.RSV2, b"x", b"abcd")
+    connection.receive_data(frame, 0)
+    assert connection.next_message(0) == b"payload"
+
+
+@pytest.mark.parametrize("fails", ["begin", "feed", "finish", "read", "type"])
+def test_an_extension_that_fails_ends_the_connection_with_1011(fails: str) -> None:
+    read = "text" if fails == "type" else b""
+    connection = Connection(Side.SERVER, bytearray(), 0, extensions=[Wrong(read=read, fails=fails)])
+    frame = bytearray()
+    append_frame(frame, BINARY, b"before", b"abcd")
+    append_frame(frame, BINARY | Extension.RSV2, b"x", b"abcd")
+    append_frame(frame, BINARY, b"after", b"abcd")
+    connection.receive_data(frame, 0)
+    assert connection.next_message(0) == b"before"
+    assert connection.next_message(0) is None
+    assert connection.failure is not None
+    assert connection.failure.close_code == 1011
+    assert isinstance(connection.failure.__cause__, ValueError | TypeError)

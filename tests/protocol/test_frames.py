@@ -88,3 +88,11 @@ def test_a_header_is_read_in_the_middle_of_a_buffer() -> None:
     header = frames.FrameHeader(False)
     assert header.read(b"??\x82\x01x??", 2, 5) == 4
     assert (header.fin, header.opcode, header.length) == (True, frames.BINARY, 1)
+
+
+@pytest.mark.parametrize("key", [None, b"abcd"])
+def test_a_frame_that_cannot_be_made_leaves_nothing(key: bytes | None) -> None:
+    out = bytearray(b"before")
+    with pytest.raises(TypeError):
+        frames.append_frame(out, frames.BINARY, "no bytes", key)  # type: ignore[arg-type]
+    assert out == b"before"

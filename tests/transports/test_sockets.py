@@ -273,7 +273,7 @@ async def test_whatever_the_kernel_takes_of_what_is_written_all_leaves_in_order(
         assert await in_thread(read_all, theirs, len(expected)) == expected
         await until(lambda: transport.bytes_sent == len(expected))
         assert transport.waiting() == 0
-        assert transport.payloads() == []
+        assert transport.payloads(9) == []
 
 
 async def test_a_payload_that_has_to_wait_is_not_copied(pair: Any) -> None:
@@ -282,11 +282,11 @@ async def test_a_payload_that_has_to_wait_is_not_copied(pair: Any) -> None:
         transport.start(background, recorder)
         transport.outbox += b"header"
         transport.write(payload)
-        assert [kept is payload for kept in transport.payloads()] == [True]
+        assert [kept is payload for kept in transport.payloads(9)] == [True]
         assert 0 < transport.waiting() <= len(payload)
         transport.close()
         assert transport.waiting() == 0
-        assert transport.payloads() == []
+        assert transport.payloads(9) == []
 
 
 async def test_nothing_is_read_while_paused(pair: Any) -> None:

@@ -11,6 +11,7 @@ from creche.protocol.exceptions import ProtocolError
 NO_STATUS = 1005
 ABNORMAL = 1006
 POLICY_VIOLATION = 1008
+INTERNAL_ERROR = 1011
 
 # The registry of RFC 6455 7.4.1 and IANA: what a code means, and whether it may stand in a frame.
 CLOSE_CODES: dict[int, tuple[str, bool]] = {

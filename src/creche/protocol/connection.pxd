@@ -38,6 +38,7 @@ cdef class Connection:
     cdef object _decoder
     cdef object _ahead
     cdef bint _parsing
+    cdef bint _encoding
     cdef bint _decoding
     cdef bint _finishing
     cdef Py_ssize_t _fed
@@ -87,7 +88,9 @@ cdef class Connection:
     cpdef next_message(self, double now)
     cpdef Py_ssize_t payload_wanted(self) except? -1
     cpdef send_message(self, int opcode, object payload, bint encode=*)
+    cdef _encode(self, int opcode, object payload)
     cpdef send_frame(self, int opcode, object payload, bint fin=*)
+    cpdef observe_sent(self, int opcode, object payload, bint fin=*)
     cpdef send_header(self, int opcode, object payload)
     cpdef bytes make_message(self, int opcode, bytes payload, bytes frame=*)
     cpdef bint output_left(self) except -1

@@ -39,6 +39,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from creche.protocol.closing import (
+    INTERNAL_ERROR,
     MAX_REASON_BYTES,
     NORMAL_CODES,
     POLICY_VIOLATION,
@@ -59,7 +60,7 @@ from creche.protocol.frames import (
     make_header,
 )
 from creche.protocol.masking import apply_mask, new_key
-from creche.protocol.messages import Inbox
+from creche.protocol.messages import Inbox, plain_bytes
 from creche.protocol.pings import Ping, Pings
 from creche.protocol.states import (
     CLOSED,
@@ -169,6 +170,7 @@ class Connection:
         self._decoder: Extension | None = None  # of the message that is arriving
         self._ahead: bytes | None = None  # what was decoded of a message that it makes too large
         self._parsing = False
+        self._encoding = False
         self._decoding = False  # whether the decoder may have more to read
         self._finishing = False  # and whether that is the end of the message
         self._fed = 0  # bytes that it was given and may not have read
@@ -268,6 +270,12 @@ class Connection:
             position = self._parse_frames(data, end, now)
         except PeerError as exc:
             self._violation(exc, now)
+            self._drop(end)
+        except Exception as exc:
+            # An extension's mistake. What it has not decoded is lost: nothing may follow it.
+            failure = PeerError("an extension failed", INTERNAL_ERROR)
+            failure.__cause__ = exc
+            self._violation(failure, now)
             self._drop(end)
         finally:
             self._parsing = False
@@ -431,6 +439,8 @@ class Connection:
             data = self._decoder.read(max(min(room, _DECODED_PIECE), 1))
             if data is None:
                 return  # it has stopped for the sake of others
+            if type(data) is not bytes:
+                data = bytes(plain_bytes(data))
             if len(data) > room:
                 self._ahead = data
                 self.held = True
@@ -541,12 +551,28 @@ class Connection:
             encode: whether the extensions may change it.
         """
         if encode and self.extensions:
+            opcode, payload = self._encode(opcode, payload)
+        self.send_frame(opcode, payload)
+
+    def _encode(self, opcode: int, payload: bytes | memoryview) -> tuple[int, bytes | memoryview]:
+        """The message as the extensions change it.
+
+        Raises:
+            RuntimeError: an extension sends a message meanwhile, which would overtake this one.
+            TypeError: one gives something else than bytes.
+        """
+        if self._encoding:
+            raise RuntimeError("an extension sends a message while it encodes another")
+        self._encoding = True
+        try:
             for extension in self.extensions:
                 encoded = extension.encode(payload)
                 if encoded is not None:
-                    payload = encoded
+                    payload = plain_bytes(encoded)
                     opcode |= extension.reserved_bits
-        self.send_frame(opcode, payload)
+        finally:
+            self._encoding = False
+        return opcode, payload
 
     def send_frame(self, opcode: int, payload: bytes | memoryview, fin: bool = True) -> None:
         """Append a frame to the outbox; extensions leave it as it is.
@@ -556,29 +582,31 @@ class Connection:
             payload: its payload.
             fin: whether it is the last of its message.
         """
+        append_frame(self.outbox, opcode, payload, new_key() if self.masking else None, fin)
+        self.observe_sent(opcode, payload, fin)
+
+    def observe_sent(self, opcode: int, payload: bytes | memoryview, fin: bool = True) -> None:
+        """Tell of a frame that is sent. It is in its place by now: the observer may send, too."""
         if self.observer is not None:
             self.observer(True, opcode, len(payload), fin, bytes(payload[:SHOWN]))
-        append_frame(self.outbox, opcode, payload, new_key() if self.masking else None, fin)
 
     def send_header(self, opcode: int, payload: bytes | memoryview) -> None:
-        """Append the header of a message in one frame, whose payload the caller writes next.
+        """Append the header of a message in one frame, whose payload the caller writes next, and
+        then calls `observe_sent`.
 
         Where nothing is masked, a large payload need not be copied to the outbox.
         """
-        if self.observer is not None:
-            self.observer(True, opcode, len(payload), True, bytes(payload[:SHOWN]))
         self.outbox += make_header(opcode, len(payload), True, False)
 
     def make_message(self, opcode: int, payload: bytes, frame: bytes | None = None) -> bytes:
-        """A message in one frame, which the caller writes next; not for a client, which masks.
+        """A message in one frame, which the caller writes next, and then calls `observe_sent`; not
+        for a client, which masks.
 
         Args:
             opcode: as for `send_frame`.
             payload: its payload.
             frame: the frame, where it has been made for others.
         """
-        if self.observer is not None:
-            self.observer(True, opcode, len(payload), True, payload[:SHOWN])
         return make_frame(opcode, payload) if frame is None else frame
 
     def send_ping(self, payload: bytes | None, now: float) -> Ping:

@@ -28,7 +28,7 @@ cpdef bytes make_header(int opcode, Py_ssize_t length, bint fin, bint masked)
 
 cpdef bytes make_frame(int opcode, object payload)
 
-@cython.locals(start=Py_ssize_t)
+@cython.locals(begin=Py_ssize_t, start=Py_ssize_t)
 cpdef append_frame(
     bytearray out, int opcode, object payload, bytes key=*, bint fin=*
 )

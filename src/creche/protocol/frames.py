@@ -155,11 +155,17 @@ def append_frame(
 
     `payload` is read once and not kept: the caller may change it afterwards.
     """
-    append_bytes(out, make_header(opcode, len(payload), fin, key is not None))
-    if key is None:
-        append_bytes(out, payload)
-    else:
-        append_bytes(out, key)
-        start = len(out)
-        append_bytes(out, payload)
-        apply_mask(out, start, len(out), key)
+    begin = len(out)
+    try:
+        append_bytes(out, make_header(opcode, len(payload), fin, key is not None))
+        if key is None:
+            append_bytes(out, payload)
+        else:
+            append_bytes(out, key)
+            start = len(out)
+            append_bytes(out, payload)
+            apply_mask(out, start, len(out), key)
+    except BaseException:
+        # There is no memory for the payload: what is sent next would be taken for it.
+        del out[begin:]
+        raise

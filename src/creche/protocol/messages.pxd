@@ -66,3 +66,4 @@ cdef class Inbox:
 
 cpdef int message_opcode(object message, object text=*) except -1
 cpdef encode_message(object message, object text=*)
+cpdef plain_bytes(object data)

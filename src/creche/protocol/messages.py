@@ -57,20 +57,27 @@ def encode_message(message: object, text: bool | None = None) -> bytes | memoryv
         TypeError: `message` is neither str nor bytes-like.
         ValueError: a str with lone surrogates, or bytes as text, that are not UTF-8.
     """
-    payload: bytes | memoryview
     if isinstance(message, str):
         return str.encode(message)  # also where a subclass has another way
-    if type(message) is bytes:
-        payload = message
-    elif isinstance(message, bytes | bytearray | memoryview):
-        # A subclass may say any length of itself; its buffer does not.
-        view = memoryview(message)
-        payload = view.cast("B") if view.c_contiguous else view.tobytes()
-    else:
+    if not isinstance(message, bytes | bytearray | memoryview):
         raise TypeError(f"message must be str or bytes-like, not {type(message).__name__}")
+    payload = plain_bytes(message)
     if text:
         codecs.utf_8_decode(payload, "strict", True)
     return payload
+
+
+def plain_bytes(data: bytes | bytearray | memoryview) -> bytes | memoryview:
+    """Bytes whose length is what it says: a subclass of bytes may say any of itself, and a view one
+    of items with several bytes each.
+
+    Raises:
+        TypeError: it is no bytes-like object.
+    """
+    if type(data) is bytes:
+        return data
+    view = memoryview(data)
+    return view.cast("B") if view.c_contiguous and view.nbytes else view.tobytes()
 
 
 def _not_utf8(exc: UnicodeDecodeError) -> ProtocolError:

@@ -1,5 +1,6 @@
 cdef class Receiver:
     cpdef Py_ssize_t payload_left(self) except? -1
+    cpdef turn_begins(self)
     cpdef data_received(self, bytearray data, Py_ssize_t size)
     cpdef reading_done(self)
     cpdef eof_received(self)

@@ -27,6 +27,9 @@ class Receiver:
         kept unparsed."""
         return 0
 
+    def turn_begins(self) -> None:
+        """Called at most once in a turn of the event loop, before what has arrived is read."""
+
     def data_received(self, data: bytearray, size: int) -> None:
         """Bytes have arrived: the first `size` of `data`, which is only valid during the call and
         may be overwritten."""
@@ -136,8 +139,11 @@ class Transport:
         """How many bytes are to be written."""
         return self.kept_size + len(self.outbox)
 
-    def payloads(self) -> list[bytes]:
-        """The objects that `write` was given of which some is to be written."""
+    def payloads(self, most: int) -> list[bytes]:
+        """The objects that `write` was given of which some is to be written; none where these are
+        more than `most`."""
+        if len(self._kept) > most:
+            return []
         return [view.obj for view in self._kept]  # type: ignore[misc]
 
     def _keep(self, data: bytes | bytearray | memoryview, start: int) -> None:

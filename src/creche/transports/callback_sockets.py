@@ -49,9 +49,13 @@ class CallbackSocketTransport(SocketTransport):
 
     def _read_soon(self, readiness: Readiness) -> None:
         if self._tls:
-            readiness.call_soon(self._on_readable)
+            readiness.call_soon(self._on_pending)
 
     def _on_readable(self) -> None:
+        self._receiver.turn_begins()
+        self._on_pending()
+
+    def _on_pending(self) -> None:
         if self._paused:
             self._remove_reader()  # not before there is something to read
         else:

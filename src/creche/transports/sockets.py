@@ -168,12 +168,14 @@ class SocketTransport(Transport):
                 readable = self._tls
             elif readable:
                 await checkpoint()
+                self._receiver.turn_begins()
                 readable = self._read_ready()
             else:
                 try:
                     await anyio.wait_readable(self._sock)
                 except (anyio.ClosedResourceError, OSError, ValueError):
                     return  # closed meanwhile
+                self._receiver.turn_begins()
                 readable = self._read_ready()
 
     def _read_ready(self) -> bool:
