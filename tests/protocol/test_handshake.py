@@ -199,6 +199,22 @@ def test_a_request_may_come_byte_by_byte_with_frames_behind_it() -> None:
     assert handshake.trailing_data == b"\x81\x80"
 
 
+@pytest.mark.parametrize("empty_line", ["\r\n", "\n"])
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_an_empty_line_may_come_before_a_request(empty_line: str, size: int) -> None:
+    handshake = ServerHandshake()
+    data = (empty_line + REQUEST).encode()
+    requests = [handshake.receive_data(data[i : i + size]) for i in range(0, len(data), size)]
+    assert requests[-1] is not None
+    assert requests[-1].path == "/chat"
+    assert answer(empty_line + REQUEST.replace("HTTP/1.1", "HTTP/2.0")).status == 505
+
+
+@pytest.mark.parametrize("lines", ["\r\n\r\n", "\n\n", "\r\n\n", "\n\r\n", "\r", "\r\r\n"])
+def test_no_more_than_an_empty_line_may_come_before_a_request(lines: str) -> None:
+    assert answer(lines + REQUEST).status == 400
+
+
 def test_a_response_that_cannot_be_sent_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="cannot be sent"):
         ServerHandshake().respond(Response(200, {"Content-Length": "5"}, b"123456"))

@@ -105,6 +105,8 @@ class ServerHandshake:
             raise reject(414 if exc.in_first_line else 431, str(exc)) from None
         if head is None:
             return None
+        # RFC 9112 2.2: an empty line may come first. h11 takes it for an empty head.
+        head = head.removeprefix(b"\n" if head.startswith(b"\n") else b"\r\n")
         if _is_of_another_version(head):
             raise self._wrong_version()
         self._http = h11.Connection(h11.SERVER)  # not before: slow clients shall cost little
@@ -306,7 +308,7 @@ class ServerHandshake:
 
 def _is_of_another_version(head: bytes) -> bool:
     """Whether a request says that it is not of HTTP/1.1, nor of 1.0."""
-    first_line = head.lstrip(b"\r\n").partition(b"\n")[0].rstrip(b"\r")
+    first_line = head.partition(b"\n")[0].rstrip(b"\r")
     version = first_line.rpartition(b" HTTP/")[2]
     return version not in _VERSIONS and re.fullmatch(rb"\d+\.\d+", version) is not None
 
