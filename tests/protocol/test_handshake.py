@@ -199,6 +199,20 @@ def test_a_request_may_come_byte_by_byte_with_frames_behind_it() -> None:
     assert handshake.trailing_data == b"\x81\x80"
 
 
+@pytest.mark.parametrize(
+    "offered", ["websocket, h2c", "h2c/1,WebSocket", "h2c\r\nUpgrade: websocket", ",websocket,"]
+)
+def test_a_client_may_offer_other_upgrades_too(offered: str) -> None:
+    response = answer(REQUEST.replace("Upgrade: websocket", f"Upgrade: {offered}"))
+    assert response.status == 101
+    assert response.headers.get_all("Upgrade") == ["websocket"]
+
+
+@pytest.mark.parametrize("offered", ["h2c, x", "websockets", "websocket/13", "web socket", ","])
+def test_what_offers_no_websocket_is_refused(offered: str) -> None:
+    assert answer(REQUEST.replace("Upgrade: websocket", f"Upgrade: {offered}")).status == 426
+
+
 @pytest.mark.parametrize("empty_line", ["\r\n", "\n"])
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])
 def test_an_empty_line_may_come_before_a_request(empty_line: str, size: int) -> None:
@@ -547,6 +561,11 @@ def add(line: str) -> Callable[[str], str]:
         (lambda r: r.replace("HTTP/1.1", "HTTP/1.0"), InvalidMessage, "101 over HTTP/1.0"),
         (lambda r: r.replace("Upgrade: websocket\r\n", ""), InvalidUpgrade, "Upgrade header"),
         (lambda r: r.replace("websocket", "h2c"), InvalidUpgrade, "Upgrade header 'h2c'"),
+        (
+            lambda r: r.replace("websocket", "websocket, h2c"),
+            InvalidUpgrade,
+            "Upgrade header 'websocket, h2c'",
+        ),
         (lambda r: r.replace("Connection: Upgrade", "X: y"), InvalidUpgrade, "Connection header"),
         (
             lambda r: re.sub("Accept: .*", "Accept: x\r", r),

@@ -175,7 +175,7 @@ class ServerHandshake:
             raise reject(400, "a request with a body cannot become a WebSocket")
         headers = request.headers
         try:
-            check_upgrade(headers)
+            check_upgrade(headers, among_others=True)
         except InvalidUpgrade as exc:
             raise reject(426, f"this is a WebSocket server: {exc}", _UPGRADE) from None
         try:
