@@ -305,6 +305,15 @@ async def test_a_host_that_is_no_name_is_a_bad_request(host: str, status: int) -
 
 async def test_where_nobody_names_a_host_a_redirect_names_one() -> None:
     assert await answer("/lobby", version="1.0") == (308, "ws://localhost/lobby/")
+    request = creche.Request("/lobby", {"Host": ""})
+    response = await ROUTER.process_request(request)
+    assert response is not None
+    assert response.headers["Location"] == "ws://localhost/lobby/"
+
+
+async def test_what_asks_for_the_server_as_a_whole_has_no_route() -> None:
+    router = Router(Map([Rule("/<name>/", endpoint=home)]))
+    assert await router.process_request(creche.Request("*", method="OPTIONS")) is None
 
 
 @pytest.mark.parametrize(

@@ -80,11 +80,13 @@ class Router:
                 answer = await answer
             if answer is not None:
                 return answer
+        if request.path == "*":
+            return None  # it is no path, and becomes no WebSocket
         path, _, query = request.path.partition("?")
         try:
             path = _decode(path)
             adapter = self._map.bind(
-                self._server_name or request.headers.get("Host", "localhost"),
+                self._server_name or request.headers.get("Host") or "localhost",
                 path_info=path,
                 url_scheme=self._url_scheme,
                 query_args=query,

@@ -213,6 +213,33 @@ def test_what_offers_no_websocket_is_refused(offered: str) -> None:
     assert answer(REQUEST.replace("Upgrade: websocket", f"Upgrade: {offered}")).status == 426
 
 
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_options_may_ask_for_the_server_as_a_whole(version: str) -> None:
+    handshake = ServerHandshake()
+    request = handshake.receive_data(f"OPTIONS * HTTP/{version}\r\nHost: h\r\n\r\n".encode())
+    assert request is not None
+    assert (request.method, request.path) == ("OPTIONS", "*")
+    assert repr(request) == "<Request OPTIONS *>"
+    with pytest.raises(Rejection) as caught:
+        handshake.check(request)
+    assert caught.value.response.status == 405
+
+
+@pytest.mark.parametrize(("method", "target"), [("GET", "*"), ("options", "*"), ("OPTIONS", "*?x")])
+def test_nothing_else_may(method: str, target: str) -> None:
+    assert answer(REQUEST.replace("GET /chat", f"{method} {target}")).status == 400
+
+
+def test_a_host_header_may_be_empty_where_nothing_depends_on_it() -> None:
+    request = REQUEST.replace("server.example.com", "")
+    for origins in (None, [None]):
+        assert answer(request, origins=origins).status == 101
+    assert answer(request.replace("/chat", "ws:///chat"), origins=None).status == 400
+    assert answer(request).status == 400  # a page's origin is compared with it
+    for hosts in ("loopback", ["server.example.com"]):
+        assert answer(request, origins=None, hosts=hosts).status == 400
+
+
 @pytest.mark.parametrize("empty_line", ["\r\n", "\n"])
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])
 def test_an_empty_line_may_come_before_a_request(empty_line: str, size: int) -> None:

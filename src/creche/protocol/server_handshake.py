@@ -82,6 +82,7 @@ class ServerHandshake:
         self._origins = origins
         self._subprotocols = subprotocols
         self._hosts = hosts
+        self._needs_host = hosts is not None or origins == "same-host"
         self._with_body = False
         self._head = HeadReader(max_header_bytes, may_be_request_line)
 
@@ -115,13 +116,14 @@ class ServerHandshake:
             event = next_event(self._http)
             assert isinstance(event, h11.Request)
             headers = decode_headers(event.headers)
-            path, headers = _resolve_target(event.target.decode("ascii"), headers)
+            method, target = event.method.decode("ascii"), event.target.decode("ascii")
+            path, headers = _resolve_target(method, target, headers, self._needs_host)
         except (InvalidMessage, ValueError) as exc:
             raise reject(400, f"bad request: {exc}") from None
         self.request = Request(
             path,
             headers,
-            method=event.method.decode("ascii"),
+            method=method,
             http_version=event.http_version.decode("ascii"),
         )
         self._with_body = self._has_body(headers)
@@ -313,14 +315,21 @@ def _is_of_another_version(head: bytes) -> bool:
     return version not in _VERSIONS and re.fullmatch(rb"\d+\.\d+", version) is not None
 
 
-def _resolve_target(target: str, headers: Headers) -> tuple[str, Headers]:
-    """The path that is asked for, and the header fields with the host that is.
+def _resolve_target(
+    method: str, target: str, headers: Headers, needs_host: bool
+) -> tuple[str, Headers]:
+    """The path that is asked for, and the header fields with the host that is. The path is "*"
+    where OPTIONS asks for the server as a whole. The Host header may be empty, as for a URI without
+    an authority, where nothing depends on it.
 
     Raises:
         ValueError: the target or the Host header is malformed (RFC 9112 3.2).
     """
     for host in headers.get_all("Host"):
-        parse_authority(host)
+        if host or needs_host:
+            parse_authority(host)
+    if target == "*" and method == "OPTIONS":
+        return target, headers
     authority, path = parse_target(target)
     if authority is not None:
         # It counts, and not the Host header (RFC 9112 3.2.2).
