@@ -314,6 +314,7 @@ def test_bad_origins_are_refused(origins: Any, why: str) -> None:
 
 
 LOOPBACK = ["localhost", "localhost:80", "a.localhost.", "127.0.0.1", "127.9.9.9:1", "[::1]:8765"]
+LOOPBACK += ["[::ffff:127.0.0.1]:1", "[::FFFF:7f09:1]"]
 
 
 @pytest.mark.parametrize(
@@ -323,7 +324,15 @@ LOOPBACK = ["localhost", "localhost:80", "a.localhost.", "127.0.0.1", "127.9.9.9
         *(("loopback", host, True) for host in LOOPBACK),
         *(
             ("loopback", host, False)
-            for host in ("server.example", "xlocalhost", "localhost.example", "10.0.0.1", "[", "")
+            for host in (
+                "server.example",
+                "xlocalhost",
+                "localhost.example",
+                "10.0.0.1",
+                "[::ffff:10.0.0.1]",
+                "[",
+                "",
+            )
         ),
         *((["A.example", "*.b.example"], host, True) for host in ("a.EXAMPLE:1", "x.b.example.")),
         *((["A.example", "*.b.example"], host, False) for host in ("b.example", "xa.example")),

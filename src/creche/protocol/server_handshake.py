@@ -346,20 +346,27 @@ def offered_subprotocols(request: Request) -> list[str]:
 
 def _host_matches(allowed: Sequence[str] | str, host: str) -> bool:
     if allowed == "loopback":
-        return host == "localhost" or host.endswith(".localhost") or is_loopback(host)
+        return is_on_loopback(host)
     return any(
         host.endswith(name[1:].lower()) if name.startswith("*.") else host == name.lower()
         for name in allowed
     )
 
 
+def is_on_loopback(host: str) -> bool:
+    """Whether this is a name (RFC 6761 6.3) or an IP address of loopback."""
+    return host == "localhost" or host.endswith(".localhost") or is_loopback(host)
+
+
 @lru_cache(maxsize=64)
-def is_loopback(address: str) -> bool:
-    """Whether this is an IP address of loopback."""
+def is_loopback(text: str) -> bool:
+    """Whether this is an IP address of loopback, also one of IPv4 that is written as IPv6."""
     try:
-        return ipaddress.ip_address(address).is_loopback
+        address = ipaddress.ip_address(text)
     except ValueError:
         return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def _origin_matches(pattern: Origin, origin: str | None) -> bool:
