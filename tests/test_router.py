@@ -205,10 +205,89 @@ async def test_an_escaped_slash_divides_no_path() -> None:
         ("/rooms/a%2Fb", {"name": "a%2Fb"}),
         ("/rooms/r%C3%A9d%20%21", {"name": "réd !"}),
         ("/files/a/b%2fc", {"name": "a/b%2Fc"}),
+        # Nor is it the same as its text.
+        ("/rooms/a%252Fb", {"name": "a%252Fb"}),
+        ("/rooms/a%25252fb", {"name": "a%25252fb"}),
+        ("/rooms/100%25%2F%2525", {"name": "100%%2F%25"}),
     ):
         request = creche.Request(parse_target(target)[1], {"Host": "h"})
         assert await ROUTER.process_request(request) is None
         assert request.state["creche.route"][1] == parameters
+
+
+@pytest.mark.parametrize(
+    "name", ["a%2Fb", "a%252Fb", "a%25252fb", "%25%2F", "%2525%25", "100%25", "%3F%C3%A9%23"]
+)
+async def test_a_redirect_leads_to_the_path_that_is_meant(name: str) -> None:
+    assert await answer(f"/hall/{name}?x=%252F", "Host: h") == (
+        308,
+        f"ws://h/hall/{name}/?x=%252F",
+    )
+    assert await answer(f"//rooms/{name}", "Host: h") == (308, f"ws://h/rooms/{name}")
+    assert await answer(f"/old/{name}", "Host: h") == (308, f"ws://h/rooms/{name}")
+
+
+# What stands in a rule, and `request.path` of who is taken there.
+RULED = {
+    "/admin": "/admin",
+    "/jobs:cancel": "/jobs:cancel",
+    "/@admin": "/@admin",
+    "/team+admin": "/team+admin",
+    "/a!$&'()*,;=-._~": "/a!$&'()*,;=-._~",
+    '/a"[\\]^`{}>': '/a"[\\]^`{}>',
+    "/caf\xe9/\U0001f600": "/caf%C3%A9/%F0%9F%98%80",
+    "/a b\x7f": "/a%20b%7F",
+    "/a?b#c": "/a%3Fb%23c",
+    "/100%": "/100%25",
+    "/%41": "/%2541",
+    "/a%2Fb": "/a%2Fb",
+    "/a%252Fb": "/a%252Fb",
+    "/team:/@x/": "/team:/@x/",
+}
+# Each is its own endpoint.
+RULER = Map([Rule(rule, endpoint=rule) for rule in RULED] + [Rule("/as/<name>", endpoint="")])
+
+
+async def find_route(target: str) -> tuple[str, Any]:
+    """The path that a check sees, and where the router leads; None for nowhere."""
+    request = ServerHandshake().receive_data(REQUEST.replace(b" / ", f" {target} ".encode(), 1))
+    assert request is not None
+    answer = await Router(RULER).process_request(request)
+    return request.path, None if answer else request.state["creche.route"]
+
+
+def written(text: str) -> st.SearchStrategy[str]:
+    """The many ways to write a path: each character as it is, escaped, or escaped twice."""
+
+    def ways(character: str) -> list[str]:
+        escaped = "".join(f"%{byte:02X}" for byte in character.encode())
+        again = [escaped.replace("%", "%25"), escaped.lower().replace("%", "%25")]
+        plain = [character] if "!" <= character <= "~" and character not in "?#" else []
+        return [*plain, escaped, escaped.lower(), *again]
+
+    return st.tuples(*(st.sampled_from(ways(character)) for character in text)).map("".join)
+
+
+@pytest.mark.parametrize(("rule", "path"), RULED.items())
+async def test_a_rule_is_reached_by_one_path(rule: str, path: str) -> None:
+    assert await find_route(path) == (path, (rule, {}))
+
+
+@given(st.sampled_from(list(RULED)).flatmap(lambda rule: written(rule[1:])))
+@settings(max_examples=1000, deadline=None)
+def test_no_way_to_write_a_path_gets_past_a_check_of_it(target: str) -> None:
+    path, found = asyncio.run(find_route(f"/{target}"))
+    assert found is None or path == RULED[found[0]]
+
+
+@given(
+    st.text("a%25Ff/:\xe9 ", min_size=1, max_size=6).flatmap(lambda t: st.tuples(*[written(t)] * 2))
+)
+@settings(max_examples=1000, deadline=None)
+def test_parameters_are_the_same_where_the_path_is(targets: tuple[str, str]) -> None:
+    (path, found), (other, others) = (asyncio.run(find_route(f"/as/{t}")) for t in targets)
+    if found and others:
+        assert (path == other) == (found == others)
 
 
 @pytest.mark.parametrize(
@@ -226,6 +305,15 @@ async def test_a_host_that_is_no_name_is_a_bad_request(host: str, status: int) -
 
 async def test_where_nobody_names_a_host_a_redirect_names_one() -> None:
     assert await answer("/lobby", version="1.0") == (308, "ws://localhost/lobby/")
+    request = creche.Request("/lobby", {"Host": ""})
+    response = await ROUTER.process_request(request)
+    assert response is not None
+    assert response.headers["Location"] == "ws://localhost/lobby/"
+
+
+async def test_what_asks_for_the_server_as_a_whole_has_no_route() -> None:
+    router = Router(Map([Rule("/<name>/", endpoint=home)]))
+    assert await router.process_request(creche.Request("*", method="OPTIONS")) is None
 
 
 @pytest.mark.parametrize(

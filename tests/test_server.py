@@ -75,7 +75,13 @@ async def test_serve_gives_the_server_when_it_listens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "name"), [(None, "localhost"), ("0.0.0.0", "localhost"), ("::1", "[::1]")]
+    ("host", "name"),
+    [
+        *((None, "localhost"), ("", "localhost"), ("0.0.0.0", "localhost"), ("0", "localhost")),
+        *(("localhost", "localhost"), ("LocalHost", "LocalHost"), ("::1", "[::1]")),
+        *(("::", "[::1]"), ("0::0", "[::1]")),
+        *((number, "127.0.0.1") for number in ("127.1", "0x7f000001", "2130706433", "127.0.0.1")),
+    ],
 )
 async def test_the_url_connects_to_the_server(host: str | None, name: str) -> None:
     async with creche.serving(echo, host) as server:
@@ -102,6 +108,49 @@ async def test_localhost_is_served_where_its_ipv6_address_cannot_be_bound(
         async with creche.connect(f"ws://127.0.0.1:{port}/", proxy=None) as ws:
             await ws.send("x")
             assert await ws.receive() == "x"
+
+
+async def test_the_url_names_no_host_that_the_server_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = anyio.getaddrinfo
+
+    async def getaddrinfo(host: Any, port: Any, **options: Any) -> Any:
+        # As where a file of this machine says so.
+        return await real("127.0.1.1" if host == "this-machine" else host, port, **options)
+
+    monkeypatch.setattr("anyio.getaddrinfo", getaddrinfo)
+    async with creche.serving(echo, "this-machine") as server:
+        assert server.url == f"ws://127.0.1.1:{server.addresses[0][1]}/"
+        async with creche.connect(server.url) as ws:
+            await ws.send("x")
+            assert await ws.receive() == "x"
+    async with creche.serving(echo, "this-machine", hosts=["this-machine"]) as server:
+        assert server.url.startswith("ws://this-machine:")
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [("127.0.0.1", "localhost"), ("0.0.0.0", "localhost"), ("::1", "[::1]"), ("::", "[::1]")],
+)
+async def test_the_url_of_a_bound_socket_connects_to_it(address: str, name: str) -> None:
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    sock.bind((address, 0))
+    async with creche.serving(echo, sockets=[sock]) as server, creche.connect(server.url) as ws:
+        assert server.url == f"ws://{name}:{server.addresses[0][1]}/"
+        await ws.send("x")
+        assert await ws.receive() == "x"
+
+
+async def test_the_url_of_a_socket_that_is_bound_elsewhere_names_its_address() -> None:
+    class Elsewhere(socket.socket):
+        def getsockname(self) -> Any:
+            return ("192.0.2.1", super().getsockname()[1])
+
+    sock = Elsewhere()
+    sock.bind(("127.0.0.1", 0))
+    async with creche.serving(echo, sockets=[sock]) as server:
+        assert server.url.startswith("ws://192.0.2.1:")
 
 
 @pytest.mark.parametrize("listens", [False, True])

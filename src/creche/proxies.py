@@ -31,6 +31,14 @@ _FROM_ENVIRONMENT = {
 _MISSING = "connecting through a SOCKS proxy needs python-socks: pip install creche[proxy]"
 
 
+def _ways_to_write(host: str) -> list[str]:
+    """A host as it was given, and the address that a resolver reads it as, such as "127.1"."""
+    try:
+        return [host, socket.inet_ntoa(socket.inet_aton(host))]
+    except OSError:
+        return [host]
+
+
 def find_proxy(proxy: str | bool | None, target: URI) -> Proxy | None:
     """The proxy that leads to a target, by the option `proxy`.
 
@@ -42,7 +50,8 @@ def find_proxy(proxy: str | bool | None, target: URI) -> Proxy | None:
     if not proxy:
         return None
     known = getproxies()
-    if bypasses(known.get("no", ""), target.host, target.port):
+    no_proxy = known.get("no", "")
+    if any(bypasses(no_proxy, host, target.port) for host in _ways_to_write(target.host)):
         return None
     if not getproxies_environment() and proxy_bypass(f"{target.host}:{target.port}"):
         return None  # by the system's settings

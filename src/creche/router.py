@@ -34,6 +34,11 @@ _STATE = "creche.route"
 # What a Map leaves as it is, where it redirects.
 _SAFE = "!$&'()*+,/:;=@"
 
+# An escaped slash, and the text of one: its "%" is escaped, perhaps again and again.
+_ESCAPED_SLASH = re.compile("(%(?:25)*2[Ff])")
+# The same, when what _decode leaves has been quoted.
+_QUOTED_SLASH = re.compile("%25(?=(?:25)*2[Ff])")
+
 
 class Router:
     """Chooses a handler by a werkzeug Map whose endpoints are handlers.
@@ -75,11 +80,13 @@ class Router:
                 answer = await answer
             if answer is not None:
                 return answer
+        if request.path == "*":
+            return None  # it is no path, and becomes no WebSocket
         path, _, query = request.path.partition("?")
         try:
             path = _decode(path)
             adapter = self._map.bind(
-                self._server_name or request.headers.get("Host", "localhost"),
+                self._server_name or request.headers.get("Host") or "localhost",
                 path_info=path,
                 url_scheme=self._url_scheme,
                 query_args=query,
@@ -88,7 +95,7 @@ class Router:
                 self._redirect_to_one_slash(adapter, path)
             request.state[_STATE] = self._match(adapter)
         except RequestRedirect as redirect:
-            return Response(redirect.code, {"Location": iri_to_uri(redirect.new_url)})
+            return Response(redirect.code, {"Location": _location(redirect.new_url, path)})
         except HTTPException as exc:
             return reject(exc.code or 404, exc.name).response
         except UnicodeDecodeError:
@@ -120,11 +127,24 @@ class Router:
 
 def _decode(path: str) -> str:
     """A path without its escapes, but that of a slash: what it escapes is not to divide the path.
+    So the text of such an escape stays as it is, too, or both would be the same.
 
     Raises:
         UnicodeDecodeError: it is not UTF-8.
     """
-    return "%2F".join([unquote(part, errors="strict") for part in path.split("%2F")])
+    parts = _ESCAPED_SLASH.split(path)
+    parts[::2] = [unquote(part, errors="strict") for part in parts[::2]]
+    return "".join(parts)
+
+
+def _location(url: str, path: str) -> str:
+    """Where a Map redirects to from a path that is decoded."""
+    uri = iri_to_uri(url)
+    if _ESCAPED_SLASH.search(path) is None:
+        return uri
+    # The Map has quoted what was not decoded.
+    asked, mark, query = uri.partition("?")
+    return _QUOTED_SLASH.sub("%", asked) + mark + query
 
 
 @asynccontextmanager

@@ -37,7 +37,13 @@ from creche.protocol.exceptions import Rejection
 from creche.protocol.forwarding import client_key
 from creche.protocol.headers import HeadersLike
 from creche.protocol.http import Request, Response
-from creche.protocol.server_handshake import OURS, ServerHandshake, is_loopback, reject
+from creche.protocol.server_handshake import (
+    OURS,
+    ServerHandshake,
+    is_loopback,
+    is_on_loopback,
+    reject,
+)
 from creche.protocol.states import Side
 from creche.tracing import call_trace
 from creche.transports.base import Transport
@@ -306,17 +312,30 @@ class Server:
 
     @property
     def url(self) -> str:
-        """A URI that connects to the first address; ws://localhost/ for a Unix socket."""
+        """A URI that connects to the first address, by the host that was given where clients may
+        ask for it; ws://localhost/ for a Unix socket."""
         scheme = "ws" if self._options["ssl"] is None else "wss"
         address = self.addresses[0] if self.addresses else None
         if not isinstance(address, tuple):
             return f"{scheme}://localhost/"
-        host = self._host or "localhost"
-        if host in ("0.0.0.0", "::"):
-            host = "localhost"
+        host = self._host_for_clients(address[0])
         if ":" in host:
             host = f"[{host.replace('%', '%25')}]"  # RFC 6874 2
         return f"{scheme}://{host}:{address[1]}/"
+
+    def _host_for_clients(self, address: str) -> str:
+        """The host by which clients reach what listens at this address, and may ask for it."""
+        everywhere = address in ("0.0.0.0", "::")
+        if everywhere or not self._host:
+            if not (everywhere or is_loopback(address)):
+                return address
+            # localhost may be an address of IPv4 alone.
+            with_ipv4 = any("." in each[0] for each in self.addresses if isinstance(each, tuple))
+            return "localhost" if with_ipv4 else "::1"
+        # The resolver knows other names and numbers of loopback than we, such as "127.1".
+        name = self._host.lower().rstrip(".")
+        refused = self._options["hosts"] == "loopback" and not is_on_loopback(name)
+        return address if refused else self._host
 
     @property
     def stats(self) -> ServerStats:

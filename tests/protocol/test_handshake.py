@@ -199,6 +199,63 @@ def test_a_request_may_come_byte_by_byte_with_frames_behind_it() -> None:
     assert handshake.trailing_data == b"\x81\x80"
 
 
+@pytest.mark.parametrize(
+    "offered", ["websocket, h2c", "h2c/1,WebSocket", "h2c\r\nUpgrade: websocket", ",websocket,"]
+)
+def test_a_client_may_offer_other_upgrades_too(offered: str) -> None:
+    response = answer(REQUEST.replace("Upgrade: websocket", f"Upgrade: {offered}"))
+    assert response.status == 101
+    assert response.headers.get_all("Upgrade") == ["websocket"]
+
+
+@pytest.mark.parametrize("offered", ["h2c, x", "websockets", "websocket/13", "web socket", ","])
+def test_what_offers_no_websocket_is_refused(offered: str) -> None:
+    assert answer(REQUEST.replace("Upgrade: websocket", f"Upgrade: {offered}")).status == 426
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_options_may_ask_for_the_server_as_a_whole(version: str) -> None:
+    handshake = ServerHandshake()
+    request = handshake.receive_data(f"OPTIONS * HTTP/{version}\r\nHost: h\r\n\r\n".encode())
+    assert request is not None
+    assert (request.method, request.path) == ("OPTIONS", "*")
+    assert repr(request) == "<Request OPTIONS *>"
+    with pytest.raises(Rejection) as caught:
+        handshake.check(request)
+    assert caught.value.response.status == 405
+
+
+@pytest.mark.parametrize(("method", "target"), [("GET", "*"), ("options", "*"), ("OPTIONS", "*?x")])
+def test_nothing_else_may(method: str, target: str) -> None:
+    assert answer(REQUEST.replace("GET /chat", f"{method} {target}")).status == 400
+
+
+def test_a_host_header_may_be_empty_where_nothing_depends_on_it() -> None:
+    request = REQUEST.replace("server.example.com", "")
+    for origins in (None, [None]):
+        assert answer(request, origins=origins).status == 101
+    assert answer(request.replace("/chat", "ws:///chat"), origins=None).status == 400
+    assert answer(request).status == 400  # a page's origin is compared with it
+    for hosts in ("loopback", ["server.example.com"]):
+        assert answer(request, origins=None, hosts=hosts).status == 400
+
+
+@pytest.mark.parametrize("empty_line", ["\r\n", "\n"])
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_an_empty_line_may_come_before_a_request(empty_line: str, size: int) -> None:
+    handshake = ServerHandshake()
+    data = (empty_line + REQUEST).encode()
+    requests = [handshake.receive_data(data[i : i + size]) for i in range(0, len(data), size)]
+    assert requests[-1] is not None
+    assert requests[-1].path == "/chat"
+    assert answer(empty_line + REQUEST.replace("HTTP/1.1", "HTTP/2.0")).status == 505
+
+
+@pytest.mark.parametrize("lines", ["\r\n\r\n", "\n\n", "\r\n\n", "\n\r\n", "\r", "\r\r\n"])
+def test_no_more_than_an_empty_line_may_come_before_a_request(lines: str) -> None:
+    assert answer(lines + REQUEST).status == 400
+
+
 def test_a_response_that_cannot_be_sent_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="cannot be sent"):
         ServerHandshake().respond(Response(200, {"Content-Length": "5"}, b"123456"))
@@ -257,6 +314,7 @@ def test_bad_origins_are_refused(origins: Any, why: str) -> None:
 
 
 LOOPBACK = ["localhost", "localhost:80", "a.localhost.", "127.0.0.1", "127.9.9.9:1", "[::1]:8765"]
+LOOPBACK += ["[::ffff:127.0.0.1]:1", "[::FFFF:7f09:1]"]
 
 
 @pytest.mark.parametrize(
@@ -266,7 +324,15 @@ LOOPBACK = ["localhost", "localhost:80", "a.localhost.", "127.0.0.1", "127.9.9.9
         *(("loopback", host, True) for host in LOOPBACK),
         *(
             ("loopback", host, False)
-            for host in ("server.example", "xlocalhost", "localhost.example", "10.0.0.1", "[", "")
+            for host in (
+                "server.example",
+                "xlocalhost",
+                "localhost.example",
+                "10.0.0.1",
+                "[::ffff:10.0.0.1]",
+                "[",
+                "",
+            )
         ),
         *((["A.example", "*.b.example"], host, True) for host in ("a.EXAMPLE:1", "x.b.example.")),
         *((["A.example", "*.b.example"], host, False) for host in ("b.example", "xa.example")),
@@ -531,6 +597,11 @@ def add(line: str) -> Callable[[str], str]:
         (lambda r: r.replace("HTTP/1.1", "HTTP/1.0"), InvalidMessage, "101 over HTTP/1.0"),
         (lambda r: r.replace("Upgrade: websocket\r\n", ""), InvalidUpgrade, "Upgrade header"),
         (lambda r: r.replace("websocket", "h2c"), InvalidUpgrade, "Upgrade header 'h2c'"),
+        (
+            lambda r: r.replace("websocket", "websocket, h2c"),
+            InvalidUpgrade,
+            "Upgrade header 'websocket, h2c'",
+        ),
         (lambda r: r.replace("Connection: Upgrade", "X: y"), InvalidUpgrade, "Connection header"),
         (
             lambda r: re.sub("Accept: .*", "Accept: x\r", r),

@@ -26,8 +26,15 @@ from support import assert_linear
         # One way to write a path.
         ("/%61dm%69n%2D%2e%5f%7E", None, "/admin-._~"),
         ("/%2fadmin%c3%a9%3f", None, "/%2Fadmin%C3%A9%3F"),
-        ("/%%61%6", None, "/%a%6"),
-        ("/%2561", None, "/%2561"),
+        ("/jobs%3Acancel%2b%40%21", None, "/jobs:cancel+@!"),
+        ("/%22%3c%5B%5c%7C", None, '/"<[\\|'),
+        ("/%20%23%25%7f%00", None, "/%20%23%25%7F%00"),
+        ("/%2561%252f", None, "/%2561%252f"),
+        # A "%" that escapes nothing makes no escape of what follows.
+        ("/%%61%6", None, "/%25a%256"),
+        ("/%%36%31", None, "/%2561"),
+        ("/%%361", None, "/%2561"),
+        ("/%", None, "/%25"),
     ],
 )
 def test_a_target_is_taken_apart(target: str, authority: str | None, path: str) -> None:

@@ -14,7 +14,7 @@ from creche.protocol.headers import Headers
 #: Stands for every peer of a Unix socket among the trusted proxies.
 UNIX = "unix"
 
-_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # A field of Forwarded is read in one pass: a parameter, and what is left of an element that is
@@ -48,15 +48,15 @@ def check_trusted_proxies(proxies: Iterable[str]) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=16)
-def _networks(proxies: tuple[str, ...]) -> tuple[_Network, ...]:
+def _networks(proxies: tuple[str, ...]) -> tuple[Network, ...]:
     try:
         networks = [ipaddress.ip_network(proxy) for proxy in proxies if proxy != UNIX]
     except ValueError as exc:
         raise ValueError(f"trusted_proxies: {exc}") from None
-    return tuple(map(_unmapped, networks))
+    return tuple(map(unmapped, networks))
 
 
-def _unmapped(network: _Network) -> _Network:
+def unmapped(network: Network) -> Network:
     """The network of IPv4 for one that is written as IPv6, since addresses are told so."""
     if not isinstance(network, ipaddress.IPv6Network) or not network.subnet_of(_MAPPED):
         return network
@@ -130,11 +130,11 @@ def _shown(address: _Address | None) -> str | None:
     return None if address is None else str(address)
 
 
-def _is_in(address: _Address, networks: Iterable[_Network]) -> bool:
+def _is_in(address: _Address, networks: Iterable[Network]) -> bool:
     return any(address in network for network in networks)
 
 
-def _nearest(fields: Iterable[Sequence[str]], networks: tuple[_Network, ...]) -> _Address | None:
+def _nearest(fields: Iterable[Sequence[str]], networks: tuple[Network, ...]) -> _Address | None:
     """The first address from the right that is no trusted proxy, or the last one that was. None
     where one on the way is not an address: "unknown", a name that hides it, or nonsense.
 

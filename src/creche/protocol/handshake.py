@@ -69,10 +69,21 @@ def single(headers: Headers, name: str) -> str:
     return values[0]
 
 
-def check_upgrade(headers: Headers) -> None:
+def check_upgrade(headers: Headers, *, among_others: bool = False) -> None:
+    """Whether a head upgrades the connection to a WebSocket.
+
+    Args:
+        headers: its header fields.
+        among_others: whether other protocols may be named, too: who asks may offer some (RFC 9110
+            7.8), who answers has chosen one.
+
+    Raises:
+        InvalidUpgrade: it does not.
+    """
     connection = headers.get_tokens("Connection")
     if "upgrade" not in [token.lower() for token in connection]:
         raise InvalidUpgrade("Connection", headers.get("Connection"))
     upgrade = headers.get_tokens("Upgrade")
-    if [token.lower() for token in upgrade] != ["websocket"]:
+    named = {token.lower() for token in upgrade}
+    if "websocket" not in named or (len(upgrade) > 1 and not among_others):
         raise InvalidUpgrade("Upgrade", headers.get("Upgrade"))

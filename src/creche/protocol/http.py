@@ -29,8 +29,9 @@ class Request:
 
     Attributes:
         method: GET, as far as a handler sees it; `process_request` sees every one.
-        path: the path and query asked for. Of the path, needless escapes are undone: "%61" is "a".
-            Otherwise both are as they were sent.
+        path: the path and query asked for. The path is in the one form of all ways to write it:
+            "%61" is "a", "%3a" is ":", "%c3%a9" is "%C3%A9". The query is as it was sent.
+            `process_request` also sees "*", which OPTIONS may ask for.
         headers: the header fields. Host is what was asked for, also by a target that is a URI.
         http_version: "1.1", as far as a handler sees it; `process_request` sees "1.0", too.
         find_client: gives `client_address`, of this request; None where there is no such thing.

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import h11
 
 from creche.protocol.exceptions import InvalidMessage, InvalidProxy, InvalidProxyStatus, ProxyError
+from creche.protocol.forwarding import Network, unmapped
 from creche.protocol.headers import Headers
 from creche.protocol.http import (
     HeadReader,
@@ -44,6 +45,8 @@ _DEFAULT_PORTS = {
 _OTHER_NAMES = {"socks": "socks5h"}
 # How to name a proxy that answers so.
 _SCHEMES = {"TLS": "https", "SOCKS": "socks5h"}
+
+_SHORT_NETWORK = re.compile(r"[0-9]+(?:\.[0-9]+){0,2}/[0-9]+")
 
 # The longest user and password of SOCKS5, in bytes (RFC 1929 2).
 _MAX_SOCKS_CREDENTIAL = 255
@@ -127,7 +130,7 @@ def bypasses(no_proxy: str, host: str, port: int) -> bool:
             continue
         if address is not None:
             try:
-                if address in ipaddress.ip_network(name, strict=False):
+                if address in _network(name):
                     return True
             except ValueError:
                 pass  # it is a name
@@ -151,6 +154,18 @@ def _name_and_port(entry: str) -> tuple[str, str]:
     except ValueError:
         pass  # it is of no host
     return name, port
+
+
+def _network(text: str) -> Network:
+    """The network that an entry names, also by its first numbers alone, as in "10/8".
+
+    Raises:
+        ValueError: it is a name.
+    """
+    if _SHORT_NETWORK.fullmatch(text):
+        numbers, _, length = text.partition("/")
+        text = f"{numbers}{'.0' * (3 - numbers.count('.'))}/{length}"
+    return unmapped(ipaddress.ip_network(text, strict=False))
 
 
 def _without_dots(name: str) -> str:

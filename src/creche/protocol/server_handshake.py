@@ -82,6 +82,7 @@ class ServerHandshake:
         self._origins = origins
         self._subprotocols = subprotocols
         self._hosts = hosts
+        self._needs_host = hosts is not None or origins == "same-host"
         self._with_body = False
         self._head = HeadReader(max_header_bytes, may_be_request_line)
 
@@ -105,6 +106,8 @@ class ServerHandshake:
             raise reject(414 if exc.in_first_line else 431, str(exc)) from None
         if head is None:
             return None
+        # RFC 9112 2.2: an empty line may come first. h11 takes it for an empty head.
+        head = head.removeprefix(b"\n" if head.startswith(b"\n") else b"\r\n")
         if _is_of_another_version(head):
             raise self._wrong_version()
         self._http = h11.Connection(h11.SERVER)  # not before: slow clients shall cost little
@@ -113,13 +116,14 @@ class ServerHandshake:
             event = next_event(self._http)
             assert isinstance(event, h11.Request)
             headers = decode_headers(event.headers)
-            path, headers = _resolve_target(event.target.decode("ascii"), headers)
+            method, target = event.method.decode("ascii"), event.target.decode("ascii")
+            path, headers = _resolve_target(method, target, headers, self._needs_host)
         except (InvalidMessage, ValueError) as exc:
             raise reject(400, f"bad request: {exc}") from None
         self.request = Request(
             path,
             headers,
-            method=event.method.decode("ascii"),
+            method=method,
             http_version=event.http_version.decode("ascii"),
         )
         self._with_body = self._has_body(headers)
@@ -173,7 +177,7 @@ class ServerHandshake:
             raise reject(400, "a request with a body cannot become a WebSocket")
         headers = request.headers
         try:
-            check_upgrade(headers)
+            check_upgrade(headers, among_others=True)
         except InvalidUpgrade as exc:
             raise reject(426, f"this is a WebSocket server: {exc}", _UPGRADE) from None
         try:
@@ -306,19 +310,26 @@ class ServerHandshake:
 
 def _is_of_another_version(head: bytes) -> bool:
     """Whether a request says that it is not of HTTP/1.1, nor of 1.0."""
-    first_line = head.lstrip(b"\r\n").partition(b"\n")[0].rstrip(b"\r")
+    first_line = head.partition(b"\n")[0].rstrip(b"\r")
     version = first_line.rpartition(b" HTTP/")[2]
     return version not in _VERSIONS and re.fullmatch(rb"\d+\.\d+", version) is not None
 
 
-def _resolve_target(target: str, headers: Headers) -> tuple[str, Headers]:
-    """The path that is asked for, and the header fields with the host that is.
+def _resolve_target(
+    method: str, target: str, headers: Headers, needs_host: bool
+) -> tuple[str, Headers]:
+    """The path that is asked for, and the header fields with the host that is. The path is "*"
+    where OPTIONS asks for the server as a whole. The Host header may be empty, as for a URI without
+    an authority, where nothing depends on it.
 
     Raises:
         ValueError: the target or the Host header is malformed (RFC 9112 3.2).
     """
     for host in headers.get_all("Host"):
-        parse_authority(host)
+        if host or needs_host:
+            parse_authority(host)
+    if target == "*" and method == "OPTIONS":
+        return target, headers
     authority, path = parse_target(target)
     if authority is not None:
         # It counts, and not the Host header (RFC 9112 3.2.2).
@@ -335,20 +346,27 @@ def offered_subprotocols(request: Request) -> list[str]:
 
 def _host_matches(allowed: Sequence[str] | str, host: str) -> bool:
     if allowed == "loopback":
-        return host == "localhost" or host.endswith(".localhost") or is_loopback(host)
+        return is_on_loopback(host)
     return any(
         host.endswith(name[1:].lower()) if name.startswith("*.") else host == name.lower()
         for name in allowed
     )
 
 
+def is_on_loopback(host: str) -> bool:
+    """Whether this is a name (RFC 6761 6.3) or an IP address of loopback."""
+    return host == "localhost" or host.endswith(".localhost") or is_loopback(host)
+
+
 @lru_cache(maxsize=64)
-def is_loopback(address: str) -> bool:
-    """Whether this is an IP address of loopback."""
+def is_loopback(text: str) -> bool:
+    """Whether this is an IP address of loopback, also one of IPv4 that is written as IPv6."""
     try:
-        return ipaddress.ip_address(address).is_loopback
+        address = ipaddress.ip_address(text)
     except ValueError:
         return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def _origin_matches(pattern: Origin, origin: str | None) -> bool:

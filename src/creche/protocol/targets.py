@@ -22,8 +22,11 @@ _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+\-.]*+://([^/?#]*+)")
 # Authorities up to this length are kept.
 _SHORT = 64
 
-_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
-_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+# An escape, or a "%" that begins none.
+_PERCENT = re.compile("%(?:[0-9A-Fa-f]{2})?")
+# What may come as it is within a segment of a path. RFC 3986 3.3 allows some of them only escaped,
+# but clients send them either way.
+_PLAIN = frozenset(map(chr, range(0x21, 0x7F))) - frozenset("%/?#")
 
 
 class Authority(NamedTuple):
@@ -83,9 +86,10 @@ def authority_host(text: str) -> str | None:
 def parse_target(target: str) -> tuple[str | None, str]:
     """Take a request's target apart: the authority, if it has one, and the path with the query.
 
-    A path is only taken as a path: what begins with "//" is one, too. Needless escapes, of letters,
-    digits, "-", ".", "_" and "~", are undone, so that nothing but the path that is meant can be
-    written in two ways past a check of it (RFC 3986 6.2.2).
+    A path is only taken as a path: what begins with "//" is one, too. It gets the one form that all
+    ways to write it share, so that none of them leads past a check of it (RFC 3986 6.2.2): what may
+    come as it is stands there as it is, all else escaped in capital letters. An escaped slash
+    stays another than a plain one.
 
     Raises:
         ValueError: it is not the target of a request for a resource.
@@ -104,10 +108,14 @@ def parse_target(target: str) -> tuple[str | None, str]:
             rest = f"/{rest}"
     path, mark, query = rest.partition("?")
     if "%" in path:
-        path = _ESCAPE.sub(_undo_needless, path)
+        path = _PERCENT.sub(_in_one_form, path)
     return authority, path + mark + query
 
 
-def _undo_needless(escape: re.Match[str]) -> str:
-    character = chr(int(escape[0][1:], 16))
-    return character if character in _UNRESERVED else escape[0].upper()
+def _in_one_form(percent: re.Match[str]) -> str:
+    digits = percent[0][1:]
+    if not digits:
+        # Otherwise it could make an escape of what follows, once that is undone.
+        return "%25"
+    character = chr(int(digits, 16))
+    return character if character in _PLAIN else f"%{digits.upper()}"
