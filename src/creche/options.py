@@ -18,7 +18,7 @@ from creche.addresses import check_host, check_ip_address, check_port
 from creche.protocol.deflate import PerMessageDeflate
 from creche.protocol.extensions import ExtensionFactory, check_extensions
 from creche.protocol.forwarding import check_trusted_proxies
-from creche.protocol.handshake import check_subprotocols, taken
+from creche.protocol.handshake import check_additional, check_subprotocols, taken
 from creche.protocol.headers import Headers, HeadersLike
 from creche.protocol.http import Request, Response
 from creche.protocol.proxies import parse_proxy
@@ -107,7 +107,8 @@ class ClientHandshakeOptions(ConnectionOptions, total=False):
     subprotocols: Sequence[str]
     """The subprotocols to offer, the preferred first. Default none."""
     additional_headers: HeadersLike | None
-    """Further header fields of the request. Default None."""
+    """Further header fields of the request; not those that the opening handshake sets itself, nor
+    those that tell of a body, such as Content-Length. Default None."""
     user_agent_header: str | None
     """The User-Agent header; None for no such header. Default: creche and its version."""
 
@@ -434,11 +435,11 @@ def _plain_sockets(name: str, value: Iterable[object]) -> list[object]:
 
 def _headers(name: str, value: HeadersLike) -> Headers:
     if isinstance(value, Mapping):
-        return Headers(value)
+        return check_additional(name, value)
     fields = taken(name, value)
     if not all(isinstance(field, tuple | list) and len(field) == 2 for field in fields):
         raise TypeError(f"{name} must be a mapping, or pairs of a name and a value")
-    return Headers(fields)
+    return check_additional(name, fields)
 
 
 def _certificate_name(name: str, value: object) -> str:

@@ -436,8 +436,35 @@ def test_additional_headers_win_over_defaults_but_not_over_the_handshake() -> No
     )
     assert handshake.request.headers.get_all("User-Agent") == ["mine"]
     assert handshake.request.headers.get_all("Authorization") == ["Bearer x"]
-    with pytest.raises(ValueError, match="additional_headers: upgrade is set by"):
-        ClientHandshake(URI, additional_headers={"upgrade": "h2c"})
+
+
+RESERVED = {
+    "upgrade": "is set by the opening handshake",
+    "Connection": "is set by the opening handshake",
+    "Host": "is set by the opening handshake, from the URI",
+    "Sec-WebSocket-Key": "is set by the opening handshake",
+    "Sec-WebSocket-Protocol": "is set by the opening handshake, from what you say of subprotocols",
+    "Sec-WebSocket-Later": "is set by the opening handshake",
+    "Content-Length": "tells of a body, and the opening handshake has none",
+    "Transfer-Encoding": "tells of a body, and the opening handshake has none",
+    "Expect": "tells of a body, and the opening handshake has none",
+}
+
+
+@pytest.mark.parametrize("name", RESERVED)
+def test_what_the_opening_handshake_sets_or_has_not_cannot_be_added(name: str) -> None:
+    with pytest.raises(ValueError, match=r".") as caught:
+        ClientHandshake(URI, additional_headers=[("X-A", "b"), (name, "0")])
+    assert str(caught.value) == f"additional_headers: {name} {RESERVED[name]}"
+
+
+def test_an_origin_is_told_once() -> None:
+    added = {"Origin": "http://b.example"}
+    assert ClientHandshake(URI, additional_headers=added).request.headers["Origin"] == (
+        "http://b.example"
+    )
+    with pytest.raises(ValueError, match="additional_headers: Origin is set by the option origin"):
+        ClientHandshake(URI, origin="http://a.example", additional_headers=added)
 
 
 def respond(

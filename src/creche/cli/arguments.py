@@ -9,7 +9,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from creche.addresses import check_port
+from creche.client import check_target
 from creche.options import client_options
+from creche.protocol.exceptions import InvalidURI
 
 # What a command does; it returns the exit status, None for 0.
 Command = Callable[[], Awaitable[int | None]]
@@ -57,14 +59,17 @@ def client_tls(given: argparse.Namespace) -> ssl.SSLContext | None:
     return context
 
 
-def check_client_options(**options: Any) -> dict[str, Any]:
+def check_client_options(uri: str, **options: Any) -> dict[str, Any]:
     """The options of connect(), where they are right.
 
     Raises:
-        UsageError: one of them is wrong.
+        InvalidURI: the URI is not one of a WebSocket.
+        UsageError: one of the options is wrong.
     """
     try:
-        client_options(options)
+        check_target(uri, client_options(options))
+    except InvalidURI:
+        raise  # the arguments are right in their form
     except (TypeError, ValueError) as exc:
         raise UsageError(str(exc)) from None
     return options

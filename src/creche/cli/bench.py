@@ -54,7 +54,9 @@ def add_to(commands: Any) -> None:
 
 def prepare(given: argparse.Namespace) -> Command:
     # What is measured is the server, not how well its echo can be compressed.
-    options = check_client_options(ssl=client_tls(given), max_size=None, compression=None)
+    options = check_client_options(
+        given.uri, ssl=client_tls(given), max_size=None, compression=None
+    )
     return partial(run, given, options)
 
 

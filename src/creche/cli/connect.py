@@ -55,6 +55,7 @@ def add_to(commands: Any) -> None:
 
 def prepare(given: argparse.Namespace) -> Command:
     options = check_client_options(
+        given.uri,
         additional_headers=[_header(text) for text in given.header],
         subprotocols=given.subprotocol,
         origin=given.origin,
