@@ -22,6 +22,7 @@ from creche.protocol.handshake import check_additional, check_subprotocols, take
 from creche.protocol.headers import Headers, HeadersLike
 from creche.protocol.http import Request, Response
 from creche.protocol.proxies import parse_proxy
+from creche.protocol.redaction import shown_authority
 from creche.protocol.server_handshake import (
     Hosts,
     Origins,
@@ -461,11 +462,18 @@ def _header_value(name: str, value: object) -> object:
     return value
 
 
+def _kind(value: object) -> str:
+    """What is not one of a few words, in a text: its repr may be long, and hold what is secret."""
+    if isinstance(value, str):
+        return shown_authority(value)
+    return str(value) if isinstance(value, bool) else f"a {type(value).__name__}"
+
+
 def _one_of(*values: str) -> _Check:
     def check(name: str, value: object) -> object:
         if value not in values:
             wanted = " or ".join(f'"{value}"' for value in values)
-            raise ValueError(f"{name} must be {wanted}, not {value!r}")
+            raise ValueError(f"{name} must be {wanted}, not {_kind(value)}")
         return value
 
     return check
@@ -473,7 +481,7 @@ def _one_of(*values: str) -> _Check:
 
 def _compression(name: str, value: object) -> object:
     if value != "deflate":
-        raise ValueError(f'{name} must be "deflate" or None, not {value!r}')
+        raise ValueError(f'{name} must be "deflate" or None, not {_kind(value)}')
     return value
 
 

@@ -48,9 +48,14 @@ _checked_name = lru_cache(maxsize=256)(_check_name)
 
 
 def _type_error(name: object, value: object) -> TypeError:
-    """For a name or a value that is not a str."""
+    """For a name or a value that is not a str.
+
+    Raises:
+        ValueError: the name is not a token; a value may stand in it, and it is not shown.
+    """
     if not isinstance(name, str):
         return TypeError(f"the name of a header must be a str, not {type(name).__name__}")
+    _check_name(name)
     return TypeError(f"header {name!r} must have a str as its value, not {type(value).__name__}")
 
 
