@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+from creche.protocol.escaping import escape
 from creche.protocol.exceptions import InvalidURI
 from creche.protocol.redaction import shown_path
 
@@ -51,7 +52,7 @@ class URI:
 
     def __repr__(self) -> str:
         scheme = "wss" if self.secure else "ws"
-        return f"<URI {scheme}://{self.host_header}{shown_path(self.resource)}>"
+        return f"<URI {scheme}://{self.host_header}{escape(shown_path(self.resource))}>"
 
     @property
     def origin(self) -> tuple[bool, str, int]:
