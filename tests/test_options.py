@@ -252,9 +252,9 @@ def test_hosts_and_origins_are_kept_in_ascii() -> None:
             "\ufffd",
             "server_hostname must be the name or the IP address of a host",
         ),
-        ("origin", "https://\ue000.example", "origin has a host that is not a domain name"),
-        ("origins", ["https://\ue000.example"], "origins: number 1 has a host that is not"),
-        ("hosts", ["\ue000.example"], "hosts: '\ue000.example' is not a domain name"),
+        ("origin", "https://\ufffd.example", "origin has a host that is not a domain name"),
+        ("origins", ["https://\ufffd.example"], "origins: number 1 has a host that is not"),
+        ("hosts", ["\ufffd.example"], "hosts: '\ufffd.example' is not a domain name"),
     ],
 )
 def test_what_is_no_host_is_told_with_the_options_name(name: str, value: Any, text: str) -> None:
