@@ -17,6 +17,9 @@ from creche.protocol.exceptions import InvalidURI
 Command = Callable[[], Awaitable[int | None]]
 
 
+_MOST_SECONDS = 10**9
+
+
 class UsageError(Exception):
     """The arguments are wrong; the text says which, and why."""
 
@@ -80,7 +83,14 @@ def seconds(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise ValueError
+    if value > _MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"must be at most {_MOST_SECONDS:,}")
     return value
+
+
+def delay(text: str) -> float:
+    """A number of seconds, which may be 0."""
+    return 0 if float(text) == 0 else seconds(text)
 
 
 def port(text: str) -> int:
@@ -90,9 +100,15 @@ def port(text: str) -> int:
     return value
 
 
-def count(text: str) -> int:
-    """A number that is at least 1."""
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+def count_up_to(most: int) -> Callable[[str], int]:
+    """What takes a number that is at least 1, and not more than a machine can do."""
+
+    def count(text: str) -> int:
+        value = int(text)
+        if value < 1:
+            raise ValueError
+        if value > most:
+            raise argparse.ArgumentTypeError(f"must be at most {most:,}")
+        return value
+
+    return count
