@@ -16,6 +16,7 @@ import pytest
 from werkzeug.routing import Map
 
 import creche.router
+from creche.testing import memory_byte_pair
 from support import count_descriptors, count_tasks, echo, free_port, settle, until
 
 pytestmark = pytest.mark.anyio
@@ -287,3 +288,47 @@ async def test_bad_input_is_named_and_leaves_nothing_behind(name: str) -> None:
             await case(peers)
         await until(lambda: count_tasks() <= tasks and count_descriptors() <= descriptors)
         tg.cancel_scope.cancel()
+
+
+# Header fields
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Length": "5"},
+        {"Content-Length": "abc"},
+        {"Transfer-Encoding": "gzip"},
+        [("Content-Length", "1"), ("content-length", "2")],
+        {"Sec-WebSocket-Protocol": "a"},
+        {"Host": "x"},
+    ],
+)
+async def test_headers_that_cannot_be_added_are_told_before_anything_is_opened(
+    headers: Any,
+) -> None:
+    async with creche.serving(echo, "127.0.0.1") as server:
+        with pytest.raises(ValueError, match="additional_headers: "):
+            async with creche.connect(server.url, additional_headers=headers):
+                raise AssertionError
+        with pytest.raises(ValueError, match="additional_headers: "):
+            await creche.reconnect(server.url, echo, additional_headers=headers)
+        client, _ = memory_byte_pair()
+        with pytest.raises(ValueError, match="additional_headers: "):
+            async with creche.client_websocket(client, server.url, additional_headers=headers):
+                raise AssertionError
+        await settle()
+        assert server.stats.accepted == 0
+
+
+async def test_headers_that_are_renewed_are_checked_before_the_next_attempt() -> None:
+    headers: dict[str, str] = {}
+
+    def renew(attempt: creche.Attempt) -> None:
+        headers["Content-Length"] = "5"
+
+    async with creche.serving(echo, "127.0.0.1") as server:
+        with pytest.raises(ValueError, match="additional_headers: Content-Length tells of a body"):
+            await creche.reconnect(server.url, echo, additional_headers=headers, on_attempt=renew)
+        await settle()
+        assert server.stats.accepted == 0

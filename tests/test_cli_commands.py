@@ -381,6 +381,12 @@ def test_tls_with_a_server_that_has_none(run: Run, stdin: Input) -> None:
         (["--header", "nonsense"], "--header: one of them has no colon"),
         (["--header", "a b: c"], "header name 'a' is not a token"),
         (["--origin", "a\nb"], "header origin has a value"),
+        (["--header", "Host: x"], "additional_headers: Host is set by the opening handshake"),
+        (["--header", "Content-Length: 5"], "additional_headers: Content-Length tells of a body"),
+        (["--origin", "http://a", "--header", "Origin: b"], "Origin is set by the option origin"),
+        (["--wait", "nan"], "argument --wait: invalid delay value: 'nan'"),
+        (["--wait", "-1"], "argument --wait: "),
+        (["--ping", "1e300"], "argument --ping: must be at most 1,000,000,000"),
         (["--insecure"], "--ca and --insecure are for wss URIs"),
         (["--ping", "0"], "argument --ping: invalid seconds value: '0'"),
     ],
@@ -580,6 +586,23 @@ def test_a_bench_needs_a_connection(run: Run) -> None:
     status, _, err = run("bench", "ws://localhost", "--connections", "0")
     assert status == 2
     assert "argument --connections: invalid count value: '0'" in err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--size", "99999999999999"),
+        ("--size", str(2**30 + 1)),
+        ("--size", "9" * 5000),
+        ("--connections", "1000000000000"),
+        ("--connections", str(2**16)),
+        ("--duration", "1e300"),
+    ],
+)
+def test_a_bench_beyond_all_means_is_a_wrong_argument(run: Run, option: str, value: str) -> None:
+    status, _, err = run("bench", "ws://localhost", option, value)
+    assert status == 2
+    assert f"argument {option}: " in err
 
 
 def test_a_bench_of_nobody(run: Run) -> None:

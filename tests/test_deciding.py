@@ -322,3 +322,46 @@ async def test_what_process_response_takes_away_does_not_hold() -> None:
             assert await ws.receive() == "x" * 10_000
             assert ws.subprotocol is None
         assert server.stats.bytes_sent > 10_000
+
+
+@pytest.mark.parametrize("name", ["Content-Length", "Upgrade", "Sec-WebSocket-Accept"])
+async def test_headers_of_the_opening_handshake_itself_leave_it_undecided(name: str) -> None:
+    @creche.deciding
+    async def handler(request: creche.PendingRequest) -> None:
+        with pytest.raises(ValueError, match=f"headers: {name} "):
+            await request.accept(headers={name: "0"})
+        await echo(await request.accept())
+
+    async with creche.serving(handler, "127.0.0.1") as server:
+        async with creche.connect(server.url) as ws:
+            await ws.send("x")
+            assert await ws.receive() == "x"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("Content-Length", "Content-Length tells of a body"),
+        ("Transfer-Encoding", "Transfer-Encoding tells of a body"),
+        ("Upgrade", "the Upgrade header 'websocket, 0' is not acceptable"),
+        ("Sec-WebSocket-Accept", "the Sec-WebSocket-Accept header"),
+    ],
+)
+async def test_a_101_that_no_client_would_understand_is_a_500(
+    name: str, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def process_response(request: creche.Request, response: creche.Response) -> None:
+        response.headers.add(name, "0")
+
+    async with creche.serving(echo, "127.0.0.1", process_response=process_response) as server:
+        assert (await refusal(server.url)).status == 500
+        assert server.stats.open == 0
+    assert f"ValueError: the response cannot be sent: {why}" in caplog.text
+
+
+async def test_a_101_of_process_request_is_a_500(caplog: pytest.LogCaptureFixture) -> None:
+    async with creche.serving(
+        echo, "127.0.0.1", process_request=lambda _: creche.Response(101)
+    ) as server:
+        assert (await refusal(server.url)).status == 500
+    assert "process_request must return None to go on, not status 101" in caplog.text

@@ -247,10 +247,14 @@ def test_hosts_and_origins_are_kept_in_ascii() -> None:
     [
         ("host", "a/b", "host must be the name or the IP address of a host, not 'a/b'"),
         ("host", "[::1]", "host must be the name or the IP address of a host, not '\\[::1]'"),
-        ("server_hostname", "☃", "server_hostname must be the name or the IP address of a host"),
-        ("origin", "https://☃.example", "origin has a host that is not a domain name"),
-        ("origins", ["https://☃.example"], "origins: number 1 has a host that is not"),
-        ("hosts", ["☃.example"], "hosts: '☃.example' is not a domain name"),
+        (
+            "server_hostname",
+            "\ufffd",
+            "server_hostname must be the name or the IP address of a host",
+        ),
+        ("origin", "https://\ufffd.example", "origin has a host that is not a domain name"),
+        ("origins", ["https://\ufffd.example"], "origins: number 1 has a host that is not"),
+        ("hosts", ["\ufffd.example"], "hosts: '\ufffd.example' is not a domain name"),
     ],
 )
 def test_what_is_no_host_is_told_with_the_options_name(name: str, value: Any, text: str) -> None:

@@ -11,6 +11,7 @@ import os
 import re
 from urllib.parse import urlsplit
 
+from creche.protocol.redaction import shown_authority
 from creche.protocol.uri import encode_host
 
 _LAST_PORT = 2**16 - 1
@@ -49,7 +50,8 @@ def check_host(name: str, value: object) -> str:
     except ValueError:
         host = ""
     if not (_is_ip_address(host) or all(map(_LABEL.fullmatch, host.removesuffix(".").split(".")))):
-        raise ValueError(f"{name} must be the name or the IP address of a host, not {text!r}")
+        shown = shown_authority(text)
+        raise ValueError(f"{name} must be the name or the IP address of a host, not {shown}")
     return host
 
 
@@ -62,7 +64,7 @@ def check_ip_address(name: str, value: object) -> str:
     """
     text = _text(name, value)
     if not _is_ip_address(text):
-        raise ValueError(f"{name} must be an IP address, not {text!r}")
+        raise ValueError(f"{name} must be an IP address, not {shown_authority(text)}")
     return text
 
 
@@ -91,7 +93,7 @@ def check_authority(name: str, value: object) -> None:
     except ValueError:
         port = 0
     if port == 0 or parts.netloc != text or "@" in text:
-        raise ValueError(f"{name} must be a host, or host:port, not {text!r}")
+        raise ValueError(f"{name} must be a host, or host:port, not {shown_authority(text)}")
     check_host(name, parts.hostname or "")
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from creche.protocol.headers import Headers, HeadersLike
+from creche.protocol.handshake import check_additional
+from creche.protocol.headers import HeadersLike
 from creche.protocol.http import Request, Response
 from creche.protocol.server_handshake import OURS, offered_subprotocols
 from creche.websocket import WebSocket
@@ -48,7 +49,7 @@ class PendingRequest(Request):
 
         Args:
             subprotocol: one that the client offers, or None; by default what the options say.
-            headers: further header fields of the answer.
+            headers: further header fields of the answer, not those that it sets itself.
 
         Raises:
             HandshakeError: the client does not ask for a WebSocket properly, or there are too many;
@@ -58,7 +59,7 @@ class PendingRequest(Request):
             TypeError, ValueError: `headers` cannot be sent; it is not decided then.
         """
         if headers:
-            headers = Headers(headers)
+            headers = check_additional("headers", headers)
         return await self._decide().accept(self, subprotocol, headers)
 
     async def reject(self, status: int, headers: HeadersLike = (), body: bytes | str = b"") -> None:

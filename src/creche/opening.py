@@ -15,6 +15,7 @@ from creche.options import ServerHandshakeOptions
 from creche.protocol.client_handshake import ClientHandshake
 from creche.protocol.exceptions import InvalidMessage, InvalidStatus, Rejection
 from creche.protocol.forwarding import find_client
+from creche.protocol.handshake import check_switching
 from creche.protocol.headers import Headers, HeadersLike
 from creche.protocol.http import Request, Response
 from creche.protocol.server_handshake import ServerHandshake, offered_subprotocols, reject
@@ -179,6 +180,10 @@ class Answering:
             response = await self._call("process_response", Response, request, response) or response
             if response.status != 101:
                 raise Rejection(response)
+            try:
+                check_switching(response.headers)
+            except ValueError:
+                raise self._failed() from None
             self._handshake.agreed(response)
             self._gate.admit()
         except Rejection as refusal:
@@ -217,6 +222,8 @@ class Answering:
                 raise TypeError(
                     f"{name} must return a {kind.__name__} or None, not {type(answer).__name__}"
                 )
+            if name == "process_request" and isinstance(answer, Response) and answer.status == 101:
+                raise ValueError("process_request must return None to go on, not status 101")
         except Exception:
             raise self._failed() from None
         if isinstance(answer, Response) and answer is not args[-1]:

@@ -18,10 +18,11 @@ from creche.addresses import check_host, check_ip_address, check_port
 from creche.protocol.deflate import PerMessageDeflate
 from creche.protocol.extensions import ExtensionFactory, check_extensions
 from creche.protocol.forwarding import check_trusted_proxies
-from creche.protocol.handshake import check_subprotocols, taken
+from creche.protocol.handshake import check_additional, check_subprotocols, taken
 from creche.protocol.headers import Headers, HeadersLike
 from creche.protocol.http import Request, Response
 from creche.protocol.proxies import parse_proxy
+from creche.protocol.redaction import shown_authority
 from creche.protocol.server_handshake import (
     Hosts,
     Origins,
@@ -107,7 +108,8 @@ class ClientHandshakeOptions(ConnectionOptions, total=False):
     subprotocols: Sequence[str]
     """The subprotocols to offer, the preferred first. Default none."""
     additional_headers: HeadersLike | None
-    """Further header fields of the request. Default None."""
+    """Further header fields of the request; not those that the opening handshake sets itself, nor
+    those that tell of a body, such as Content-Length. Default None."""
     user_agent_header: str | None
     """The User-Agent header; None for no such header. Default: creche and its version."""
 
@@ -434,11 +436,11 @@ def _plain_sockets(name: str, value: Iterable[object]) -> list[object]:
 
 def _headers(name: str, value: HeadersLike) -> Headers:
     if isinstance(value, Mapping):
-        return Headers(value)
+        return check_additional(name, value)
     fields = taken(name, value)
     if not all(isinstance(field, tuple | list) and len(field) == 2 for field in fields):
         raise TypeError(f"{name} must be a mapping, or pairs of a name and a value")
-    return Headers(fields)
+    return check_additional(name, fields)
 
 
 def _certificate_name(name: str, value: object) -> str:
@@ -460,11 +462,18 @@ def _header_value(name: str, value: object) -> object:
     return value
 
 
+def _kind(value: object) -> str:
+    """What is not one of a few words, in a text: its repr may be long, and hold what is secret."""
+    if isinstance(value, str):
+        return shown_authority(value)
+    return str(value) if isinstance(value, bool) else f"a {type(value).__name__}"
+
+
 def _one_of(*values: str) -> _Check:
     def check(name: str, value: object) -> object:
         if value not in values:
             wanted = " or ".join(f'"{value}"' for value in values)
-            raise ValueError(f"{name} must be {wanted}, not {value!r}")
+            raise ValueError(f"{name} must be {wanted}, not {_kind(value)}")
         return value
 
     return check
@@ -472,7 +481,7 @@ def _one_of(*values: str) -> _Check:
 
 def _compression(name: str, value: object) -> object:
     if value != "deflate":
-        raise ValueError(f'{name} must be "deflate" or None, not {value!r}')
+        raise ValueError(f'{name} must be "deflate" or None, not {_kind(value)}')
     return value
 
 

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from creche.exceptions import ConnectionClosedError
+from creche.options import Attempt
 from creche.protocol.closing import Close
-from creche.protocol.escaping import MAX_SHOWN, escape, quote
+from creche.protocol.escaping import MAX_SHOWN, MAX_TEXT, escape, quote
 from creche.protocol.exceptions import (
     InvalidHeader,
     InvalidMessage,
@@ -17,7 +19,9 @@ from creche.protocol.exceptions import (
     Rejection,
     WebSocketError,
 )
+from creche.protocol.headers import Headers
 from creche.protocol.http import Request, Response
+from creche.protocol.uri import parse_uri
 
 # C0, DEL, C1, separators, bidirectional controls, an invisible one, and half a character.
 EVIL = "\n\r\t\0\x1b[2J\x7f\x85\x9b\xa0\u2028\u2029\u202a\u202e\u2066\u2069\u200b\ufeff\ud800"
@@ -90,3 +94,47 @@ def test_attributes_have_what_came() -> None:
 
 def test_a_request_shows_its_path_in_a_line() -> None:
     assert repr(Request("/\n\x1b[2J?q", method="G\nT")) == "<Request G\\nT /\\n\\x1b[2J>"
+
+
+LONG = "\xff" * 2**14
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        WebSocketError(LONG, LONG, LONG, LONG, LONG, LONG),
+        ConnectionClosedError(Close(1000, LONG), None, LONG),
+        ProtocolError(LONG),
+        PayloadTooBig(LONG),
+        InvalidHeader("Upgrade", LONG, LONG),
+        InvalidHeader(LONG, LONG, LONG),
+        InvalidUpgrade("Connection", LONG),
+        InvalidMessage(LONG),
+        InvalidRedirect(Response(302), LONG),
+        InvalidURI(LONG, LONG),
+        NegotiationError(LONG),
+        ProxyError(LONG),
+        Rejection(Response(400), LONG),
+        Request(f"/{LONG}", method="G" * 2**14),
+        parse_uri(f"ws://localhost/{LONG}"),
+        Headers([("Upgrade", LONG)] * 20),
+        Headers([("N" * 2**14, LONG)] * 20),
+        Headers({f"X-{number}": "x" for number in range(2**10)}),
+        Attempt(1, 2.0, InvalidMessage(LONG)),
+    ],
+    ids=lambda shown: type(shown).__name__,
+)
+def test_what_a_peer_has_said_is_cut_also_in_a_repr(shown: object) -> None:
+    assert len(repr(shown)) < MAX_TEXT + 100
+    assert str(shown).isprintable()
+
+
+def test_a_repr_is_that_of_an_exception() -> None:
+    assert repr(InvalidHeader("Upgrade", "x", "y")) == "InvalidHeader('Upgrade', 'x', 'y')"
+    assert repr(ProtocolError("x")) == "ProtocolError('x')"
+    assert repr(ProtocolError("x" * 201)) == f"ProtocolError('{'x' * 200}'...)"
+
+
+def test_fields_that_are_not_shown_are_counted() -> None:
+    headers = Headers({f"A{number}": "" for number in range(33)})
+    assert repr(headers).endswith("('A31', '***'), 1 more])")

@@ -369,6 +369,93 @@ def test_bad_hosts_are_refused(hosts: Any, why: str) -> None:
     assert str(caught.value) == why
 
 
+@pytest.mark.parametrize(
+    ("host", "means"),
+    [
+        ("[::1]", "::1"),
+        ("0:0:0:0:0:0:0:1", "::1"),
+        ("[0:0::1]", "::1"),
+        ("fe80::1%eth0", "fe80::1"),
+        ("App.Example.", "app.example"),
+        ("*.App.Example.", "*.app.example"),
+        ("*.B\u00fccher.example", "*.xn--bcher-kva.example"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("a_b", "a_b"),
+    ],
+)
+def test_hosts_may_be_written_otherwise(host: str, means: str) -> None:
+    assert check_hosts([host]) == [means]
+    assert check_hosts([means]) == [means]
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("app.example:8765", "has a port; say the host only"),
+        ("[::1]:8765", "is not a domain name"),
+        ("user:SECRET@app.example", "has a port"),
+        ("*", "is no host; say hosts=None instead of a sequence"),
+        ("loopback", 'is no host; say hosts="loopback" instead of a sequence'),
+        ("auto", 'is no host; say hosts="auto" instead of a sequence'),
+        ("http://u:SECRET@app.example", "is a URI; say its host only"),
+        *(
+            (bad, "is not a domain name")
+            for bad in ("", ".", "*.", "a..b", ".a", "a b", "a/b", "[")
+        ),
+        *(
+            (bad, "is not a domain name")
+            for bad in ("*a", "a.*", "*.*.a", "*.::1", "*.a:80", "1::x")
+        ),
+    ],
+)
+def test_hosts_that_nobody_asks_for_are_refused(host: str, why: str) -> None:
+    with pytest.raises(ValueError, match=r"^hosts: '") as caught:
+        check_hosts(["a.example", host])
+    assert why in str(caught.value)
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("origin", "means"),
+    [
+        ("https://App.example/", "https://app.example"),
+        ("https://app.example:443", "https://app.example"),
+        ("HTTP://app.example:80/", "http://app.example"),
+        ("http://app.example:443", "http://app.example:443"),
+        ("http://[0:0::1]:8000", "http://[::1]:8000"),
+        ("https://b\u00fccher.example", "https://xn--bcher-kva.example"),
+        ("null", "null"),
+        ("file://", "file://"),
+        ("chrome-extension://aBc/", "chrome-extension://aBc"),
+    ],
+)
+def test_origins_may_be_written_otherwise(origin: str, means: str) -> None:
+    assert check_origins([origin]) == [means]
+    assert check_origins([means]) == [means]
+
+
+@pytest.mark.parametrize(
+    ("origin", "why"),
+    [
+        *((bad, "has no scheme; say https://name") for bad in ("app.example", "a:80", "", "//a")),
+        ("*", "is no origin; say origins=None instead of a sequence"),
+        ("same-host", 'is no origin; say origins="same-host" instead of a sequence'),
+        ("https://a/path", "has more than a scheme, a host and a port"),
+        ("https://a?q", "has more than a scheme, a host and a port"),
+        ("https://u:SECRET@a", "has more than a scheme, a host and a port"),
+        ("https://", "has no host"),
+        ("https://a:x", "its port is not a number"),
+        ("https://[", "its host is malformed"),
+        ("https://a b", "has a host that is not a domain name"),
+    ],
+)
+def test_origins_that_no_browser_sends_are_refused(origin: str, why: str) -> None:
+    with pytest.raises(ValueError, match=r"^origins: number 2 ") as caught:
+        check_origins([None, origin])
+    assert why in str(caught.value)
+    assert "SECRET" not in str(caught.value)
+
+
 def test_extensions_are_offered_chosen_and_agreed_on() -> None:
     client = ClientHandshake(URI, extensions=[PerMessageDeflate()])
     server = ServerHandshake(extensions=[PerMessageDeflate()])
@@ -502,8 +589,35 @@ def test_additional_headers_win_over_defaults_but_not_over_the_handshake() -> No
     )
     assert handshake.request.headers.get_all("User-Agent") == ["mine"]
     assert handshake.request.headers.get_all("Authorization") == ["Bearer x"]
-    with pytest.raises(ValueError, match="additional_headers: upgrade is set by"):
-        ClientHandshake(URI, additional_headers={"upgrade": "h2c"})
+
+
+RESERVED = {
+    "upgrade": "is set by the opening handshake",
+    "Connection": "is set by the opening handshake",
+    "Host": "is set by the opening handshake, from the URI",
+    "Sec-WebSocket-Key": "is set by the opening handshake",
+    "Sec-WebSocket-Protocol": "is set by the opening handshake, from what you say of subprotocols",
+    "Sec-WebSocket-Later": "is set by the opening handshake",
+    "Content-Length": "tells of a body, and the opening handshake has none",
+    "Transfer-Encoding": "tells of a body, and the opening handshake has none",
+    "Expect": "tells of a body, and the opening handshake has none",
+}
+
+
+@pytest.mark.parametrize("name", RESERVED)
+def test_what_the_opening_handshake_sets_or_has_not_cannot_be_added(name: str) -> None:
+    with pytest.raises(ValueError, match=r".") as caught:
+        ClientHandshake(URI, additional_headers=[("X-A", "b"), (name, "0")])
+    assert str(caught.value) == f"additional_headers: {name} {RESERVED[name]}"
+
+
+def test_an_origin_is_told_once() -> None:
+    added = {"Origin": "http://b.example"}
+    assert ClientHandshake(URI, additional_headers=added).request.headers["Origin"] == (
+        "http://b.example"
+    )
+    with pytest.raises(ValueError, match="additional_headers: Origin is set by the option origin"):
+        ClientHandshake(URI, origin="http://a.example", additional_headers=added)
 
 
 def respond(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
+from creche.options import client_options, server_options
 from creche.protocol.client_handshake import ClientHandshake
 from creche.protocol.exceptions import InvalidHeader, InvalidURI, Rejection
 from creche.protocol.extensions import parse_extensions
@@ -15,7 +17,7 @@ from creche.protocol.handshake import accept_key, check_subprotocols, single
 from creche.protocol.headers import Headers
 from creche.protocol.http import Request, Response
 from creche.protocol.proxies import ConnectHandshake, Proxy, parse_proxy
-from creche.protocol.redaction import without_secrets
+from creche.protocol.redaction import shown_authority, without_secrets
 from creche.protocol.redirects import redirected
 from creche.protocol.server_handshake import ServerHandshake
 from creche.protocol.uri import parse_uri
@@ -252,3 +254,47 @@ def test_an_applications_answer_is_not_shown_by_the_refusal() -> None:
     refusal = Rejection(Response(200, {"Set-Cookie": SECRET}, SECRET))
     assert str(refusal) == "200 OK"
     assert SECRET not in repr(refusal)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("a..b", "'a..b'"),
+        ("[::1]", "'[::1]'"),
+        ("host:80", "'host:80'"),
+        ("user:hunter2", "'user:***'"),
+        ("user:hunter2@h", "'***@h'"),
+        ("ws://user:hunter2@h", "'ws://***@h'"),
+        ("ws://user:hunter2", "'ws://user:***'"),
+        ("a\n" + "b" * 1000, "'a\\n" + "b" * 198 + "'..."),
+    ],
+)
+def test_what_should_be_a_host_is_shown_without_a_password(given: str, shown: str) -> None:
+    assert shown_authority(given) == shown
+
+
+@pytest.mark.parametrize("value", ["user:hunter2@h", "user:hunter2", "ws://u:hunter2@h/"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "host",
+        "server_hostname",
+        "proxy_server_hostname",
+        "local_address",
+        "redirects",
+        "compression",
+        "trusted_proxies",
+    ],
+)
+def test_an_option_that_is_wrong_does_not_show_a_password(name: str, value: str) -> None:
+    given: Any = [value] if name == "trusted_proxies" else value
+    with pytest.raises(ValueError, match=f"^{name}") as caught:
+        (server_options if name == "trusted_proxies" else client_options)({name: given})
+    assert SECRET not in everything(caught.value)
+
+
+def test_a_value_that_stands_in_the_name_of_a_header_is_not_shown() -> None:
+    added: Any = [("Authorization: Bearer hunter2", None)]
+    with pytest.raises(ValueError, match="header name 'Authorization' is not a token") as caught:
+        client_options({"additional_headers": added})
+    assert SECRET not in everything(caught.value)

@@ -49,10 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     backend = "asyncio" if given.backend == "uvloop" else given.backend
     try:
         command = given.prepare(given)
+        status = anyio.run(_until_signal, command, backend=backend, backend_options=options)
     except UsageError as exc:
         commands.choices[given.command].error(str(exc))
-    try:
-        status = anyio.run(_until_signal, command, backend=backend, backend_options=options)
     except (OSError, creche.WebSocketError) as exc:
         print(f"creche: {escape(explain(exc), None)}", file=sys.stderr)
         status = 1

@@ -9,10 +9,15 @@ from importlib.util import find_spec
 from typing import Any
 
 from creche.addresses import check_port
+from creche.client import check_target
 from creche.options import client_options
+from creche.protocol.exceptions import InvalidURI
 
 # What a command does; it returns the exit status, None for 0.
 Command = Callable[[], Awaitable[int | None]]
+
+
+_MOST_SECONDS = 10**9
 
 
 class UsageError(Exception):
@@ -57,14 +62,17 @@ def client_tls(given: argparse.Namespace) -> ssl.SSLContext | None:
     return context
 
 
-def check_client_options(**options: Any) -> dict[str, Any]:
+def check_client_options(uri: str, **options: Any) -> dict[str, Any]:
     """The options of connect(), where they are right.
 
     Raises:
-        UsageError: one of them is wrong.
+        InvalidURI: the URI is not one of a WebSocket.
+        UsageError: one of the options is wrong.
     """
     try:
-        client_options(options)
+        check_target(uri, client_options(options))
+    except InvalidURI:
+        raise  # the arguments are right in their form
     except (TypeError, ValueError) as exc:
         raise UsageError(str(exc)) from None
     return options
@@ -75,7 +83,14 @@ def seconds(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise ValueError
+    if value > _MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"must be at most {_MOST_SECONDS:,}")
     return value
+
+
+def delay(text: str) -> float:
+    """A number of seconds, which may be 0."""
+    return 0 if float(text) == 0 else seconds(text)
 
 
 def port(text: str) -> int:
@@ -85,9 +100,15 @@ def port(text: str) -> int:
     return value
 
 
-def count(text: str) -> int:
-    """A number that is at least 1."""
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+def count_up_to(most: int) -> Callable[[str], int]:
+    """What takes a number that is at least 1, and not more than a machine can do."""
+
+    def count(text: str) -> int:
+        value = int(text)
+        if value < 1:
+            raise ValueError
+        if value > most:
+            raise argparse.ArgumentTypeError(f"must be at most {most:,}")
+        return value
+
+    return count

@@ -20,9 +20,15 @@ from creche.cli.arguments import (
     add_client_tls,
     check_client_options,
     client_tls,
-    count,
+    count_up_to,
     seconds,
 )
+
+# No address has more ports to connect from.
+MAX_CONNECTIONS = 2**16 - 1
+
+# Each connection holds some copies of a message.
+MAX_SIZE = 2**30
 
 # The names of those that are shown, and where each stands among 999 cuts.
 PERCENTILES = (("50", 499), ("90", 899), ("99", 989), ("99.9", 998))
@@ -40,9 +46,19 @@ def add_to(commands: Any) -> None:
         "comes back, and send the next. This client is timed, too: it is not the server's limit.",
     )
     parser.add_argument("uri", metavar="URI", help="of an echo server")
-    parser.add_argument("--connections", type=count, default=10, metavar="N", help="(default: 10)")
     parser.add_argument(
-        "--size", type=count, default=128, metavar="BYTES", help="of a message (default: 128)"
+        "--connections",
+        type=count_up_to(MAX_CONNECTIONS),
+        default=10,
+        metavar="N",
+        help="(default: 10)",
+    )
+    parser.add_argument(
+        "--size",
+        type=count_up_to(MAX_SIZE),
+        default=128,
+        metavar="BYTES",
+        help="of a message (default: 128)",
     )
     parser.add_argument(
         "--duration", type=seconds, default=5, metavar="SECONDS", help="(default: 5)"
@@ -54,7 +70,9 @@ def add_to(commands: Any) -> None:
 
 def prepare(given: argparse.Namespace) -> Command:
     # What is measured is the server, not how well its echo can be compressed.
-    options = check_client_options(ssl=client_tls(given), max_size=None, compression=None)
+    options = check_client_options(
+        given.uri, ssl=client_tls(given), max_size=None, compression=None
+    )
     return partial(run, given, options)
 
 

@@ -17,6 +17,7 @@ from creche.cli.arguments import (
     add_client_tls,
     check_client_options,
     client_tls,
+    delay,
     seconds,
 )
 from creche.cli.console import Console, forget_output, open_console
@@ -45,7 +46,7 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument(
         "--wait",
-        type=float,
+        type=delay,
         metavar="SECONDS",
         help="go on for so long after the end of the input (default: until the server closes)",
     )
@@ -55,6 +56,7 @@ def add_to(commands: Any) -> None:
 
 def prepare(given: argparse.Namespace) -> Command:
     options = check_client_options(
+        given.uri,
         additional_headers=[_header(text) for text in given.header],
         subprotocols=given.subprotocol,
         origin=given.origin,

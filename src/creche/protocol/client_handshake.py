@@ -25,6 +25,7 @@ from creche.protocol.extensions import (
 from creche.protocol.handshake import (
     VERSION,
     accept_key,
+    check_additional,
     check_subprotocols,
     check_upgrade,
     single,
@@ -100,10 +101,9 @@ class ClientHandshake:
             headers.add("Sec-WebSocket-Protocol", ", ".join(self._subprotocols))
         if extensions:
             headers.add("Sec-WebSocket-Extensions", format_offers(extensions))
-        ours = frozenset(headers)
-        for name, value in Headers(additional_headers or ()).fields:
-            if name.lower() in ours:
-                raise ValueError(f"additional_headers: {name} is set by the opening handshake")
+        for name, value in check_additional("additional_headers", additional_headers or ()).fields:
+            if name.lower() == "origin" and origin is not None:
+                raise ValueError(f"additional_headers: {name} is set by the option origin")
             headers.add(name, value)
         if uri.authorization is not None:
             headers.add_default("Authorization", uri.authorization)

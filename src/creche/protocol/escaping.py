@@ -11,6 +11,9 @@ from __future__ import annotations
 # So much of a peer's text is shown, in characters.
 MAX_SHOWN = 200
 
+# The longest text that may quote more than once, such as that of an exception, in characters.
+MAX_TEXT = 1000
+
 
 def escape(text: str, limit: int | None = MAX_SHOWN, keep: str = "") -> str:
     """A text with only printable characters; others are shown as in a literal of Python.

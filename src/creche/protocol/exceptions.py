@@ -9,26 +9,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from creche.protocol.escaping import escape, quote
+from creche.protocol.escaping import MAX_TEXT, escape, quote
 from creche.protocol.redaction import shown_value, without_secrets
 
 if TYPE_CHECKING:
     from creche.protocol.http import Response
 
 
-# The longest text of an exception, in characters: it may quote more than once.
-_MAX_TEXT = 1000
-
-
 class WebSocketError(Exception):
     """The base of every exception of this library that is not a misuse.
 
-    Its text can be logged and printed: what a peer has said is escaped in it, and cut. The
+    Its text and its repr can be logged and printed: what a peer has said is escaped, and cut. The
     attributes have it as it came, for programs that compare it.
     """
 
     def __str__(self) -> str:
-        return escape(self._text(), _MAX_TEXT)
+        return escape(self._text(), MAX_TEXT)
+
+    def __repr__(self) -> str:
+        # That of Exception has each argument whole.
+        shown = ", ".join([quote(arg) if isinstance(arg, str) else repr(arg) for arg in self.args])
+        return escape(f"{type(self).__name__}({shown})", MAX_TEXT)
 
     def _text(self) -> str:
         """What is wrong; it is escaped by the one who asks."""

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from creche.protocol.handshake import taken
 from creche.protocol.headers import Headers
+from creche.protocol.redaction import shown_authority
 
 #: Stands for every peer of a Unix socket among the trusted proxies.
 UNIX = "unix"
@@ -49,11 +50,19 @@ def check_trusted_proxies(proxies: Iterable[str]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=16)
 def _networks(proxies: tuple[str, ...]) -> tuple[Network, ...]:
+    return tuple([unmapped(_network(proxy)) for proxy in proxies if proxy != UNIX])
+
+
+def _network(proxy: str) -> Network:
     try:
-        networks = [ipaddress.ip_network(proxy) for proxy in proxies if proxy != UNIX]
+        return ipaddress.ip_network(proxy)
     except ValueError as exc:
-        raise ValueError(f"trusted_proxies: {exc}") from None
-    return tuple(map(unmapped, networks))
+        host_bits = "has host bits set" in str(exc)
+    # Not above, where the other error would be its context, with what it quotes.
+    shown = shown_authority(proxy)
+    if host_bits:
+        raise ValueError(f"trusted_proxies: {shown} has host bits set")
+    raise ValueError(f"trusted_proxies: {shown} is neither an IP address, nor a network, nor unix")
 
 
 def unmapped(network: Network) -> Network:

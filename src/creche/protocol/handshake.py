@@ -10,12 +10,30 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from creche.protocol.exceptions import InvalidHeader, InvalidUpgrade
-from creche.protocol.headers import Headers
+from creche.protocol.headers import Headers, HeadersLike
 
 T = TypeVar("T")
 
 VERSION = "13"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+# Why a field cannot be added to an opening handshake: it says it itself, or has no body that the
+# field could tell of (RFC 9110 6.6.2, 7.6.1, 7.8, 8.6, 10.1; RFC 9112 6.1).
+_OURS = "is set by the opening handshake"
+_OF_A_BODY = "tells of a body, and the opening handshake has none"
+_RESERVED = {
+    "connection": _OURS,
+    "content-length": _OF_A_BODY,
+    "expect": _OF_A_BODY,
+    "host": f"{_OURS}, from the URI",
+    "sec-websocket-extensions": f"{_OURS}, from what you say of extensions and compression",
+    "sec-websocket-protocol": f"{_OURS}, from what you say of subprotocols",
+    "te": _OF_A_BODY,
+    "trailer": _OF_A_BODY,
+    "transfer-encoding": _OF_A_BODY,
+    "upgrade": _OURS,
+}
+_RESERVED_PREFIX = "sec-websocket-"
 
 
 def accept_key(key: str) -> str:
@@ -57,6 +75,37 @@ def check_subprotocols(subprotocols: Iterable[str]) -> list[str]:
     if len(set(checked)) != len(checked):
         raise ValueError("subprotocols: one of them stands there twice")
     return checked
+
+
+def check_additional(option: str, headers: HeadersLike) -> Headers:
+    """Header fields that the application adds to an opening handshake.
+
+    Raises:
+        TypeError, ValueError: one cannot stand in a header, or not in this one; it is named.
+    """
+    checked = Headers(headers)
+    for name, _ in checked.fields:
+        key = name.lower()
+        why = _RESERVED.get(key, _OURS if key.startswith(_RESERVED_PREFIX) else "")
+        if why:
+            raise ValueError(f"{option}: {name} {why}")
+    return checked
+
+
+def check_switching(headers: Headers) -> None:
+    """Check the header fields of an answer 101, which the application may have changed.
+
+    Raises:
+        ValueError: no client would understand it.
+    """
+    for name, _ in headers.fields:
+        if _RESERVED.get(name.lower()) is _OF_A_BODY:
+            raise ValueError(f"the response cannot be sent: {name} {_OF_A_BODY}")
+    try:
+        check_upgrade(headers)
+        single(headers, "Sec-WebSocket-Accept")
+    except InvalidHeader as exc:
+        raise ValueError(f"the response cannot be sent: {exc}") from None
 
 
 def single(headers: Headers, name: str) -> str:

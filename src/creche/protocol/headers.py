@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
+from creche.protocol.escaping import MAX_TEXT, escape, quote
 from creche.protocol.redaction import shown_value
 
 HeadersLike = Mapping[str, str] | Iterable[tuple[str, str]]
@@ -22,6 +23,9 @@ _VALUE = re.compile("[\t\x20-\x7e\x80-\xff]*")
 
 # Names up to this length are kept, each once for all connections.
 _SHORT_NAME = 64
+
+# A repr shows so many fields.
+_MAX_SHOWN_FIELDS = 32
 
 
 # What packed fields have in their place; `add` replaces both.
@@ -40,7 +44,7 @@ def _check_name(name: str) -> tuple[str, str]:
     if not _NAME_CHARACTERS.issuperset(name):
         end = next(i for i, character in enumerate(name) if character not in _NAME_CHARACTERS)
         # Behind it there may be a value that was taken for a part of the name.
-        raise ValueError(f"header name {name[:end]!r} is not a token: {name[end]!r} follows")
+        raise ValueError(f"header name {quote(name[:end])} is not a token: {name[end]!r} follows")
     return name, name.lower()
 
 
@@ -48,10 +52,17 @@ _checked_name = lru_cache(maxsize=256)(_check_name)
 
 
 def _type_error(name: object, value: object) -> TypeError:
-    """For a name or a value that is not a str."""
+    """For a name or a value that is not a str.
+
+    Raises:
+        ValueError: the name is not a token; a value may stand in it, and it is not shown.
+    """
     if not isinstance(name, str):
         return TypeError(f"the name of a header must be a str, not {type(name).__name__}")
-    return TypeError(f"header {name!r} must have a str as its value, not {type(value).__name__}")
+    _check_name(name)
+    return TypeError(
+        f"header {quote(name)} must have a str as its value, not {type(value).__name__}"
+    )
 
 
 def _check_value(name: str, value: str) -> None:
@@ -64,7 +75,8 @@ def _check_value(name: str, value: str) -> None:
     end = allowed.end()
     if end < len(value):
         raise ValueError(
-            f"header {name} has a value with forbidden characters: {value[end]!r} at index {end}"
+            f"header {escape(name)} has a value with forbidden characters: "
+            f"{value[end]!r} at index {end}"
         )
 
 
@@ -220,7 +232,15 @@ class Headers(Mapping[str, str]):
         return len(self._index) if self._packed is None else self._length
 
     def __repr__(self) -> str:
-        return f"Headers({[(name, shown_value(name, value)) for name, value in self.fields]!r})"
+        fields = self.fields
+        shown = ", ".join(
+            [
+                f"({quote(name)}, {quote(shown_value(name, value))})"
+                for name, value in fields[:_MAX_SHOWN_FIELDS]
+            ]
+        )
+        left = len(fields) - _MAX_SHOWN_FIELDS
+        return f"Headers([{escape(shown, MAX_TEXT)}{f', {left} more' if left > 0 else ''}])"
 
     def get_all(self, name: str) -> list[str]:
         """The values of every field of this name, in order; an empty list if there is none."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from creche.protocol.escaping import quote
+
 # What stands in the place of a secret.
 HIDDEN = "***"
 
@@ -80,6 +82,14 @@ def without_secrets(uri: str) -> str:
     if wrong:
         shown = wrong[1] + HIDDEN + shown[wrong.end() :]
     return prefix + shown
+
+
+def shown_authority(text: str) -> str:
+    """What somebody gives as a host or an address, in quotes, however wrong it is: without a user
+    and a password, also where the host has been forgotten."""
+    if text.count(":") == 1 and not _SCHEME.match(text):
+        text = without_secrets(f"ws://{text}").removeprefix("ws://")
+    return quote(without_secrets(text))
 
 
 def shown_value(name: str, value: str) -> str:

@@ -32,10 +32,16 @@ from creche.protocol.http import (
     next_event,
     trailing_data,
 )
-from creche.protocol.redaction import what_h11_says, without_secrets
+from creche.protocol.redaction import shown_authority, what_h11_says, without_secrets
 from creche.protocol.start_lines import may_be_request_line
-from creche.protocol.targets import authority_host, origin_host, parse_authority, parse_target
-from creche.protocol.uri import encode_host, encode_origin
+from creche.protocol.targets import (
+    allowed_host,
+    allowed_origin,
+    authority_host,
+    origin_host,
+    parse_authority,
+    parse_target,
+)
 
 Origin = str | re.Pattern[str] | None
 Origins = Sequence[Origin] | str | None
@@ -380,6 +386,7 @@ def check_origins(origins: Origins) -> Origins:
 
     Raises:
         TypeError: a str other than "same-host", or something strange in the sequence.
+        ValueError: an origin that no browser sends.
     """
     if origins is None or origins == "same-host":
         return origins
@@ -392,7 +399,7 @@ def check_origins(origins: Origins) -> Origins:
             raise TypeError(f"origins must hold str, patterns or None, not {kind}")
         if isinstance(origin, str):
             try:
-                checked[i] = encode_origin(origin)
+                checked[i] = allowed_origin(origin)
             except ValueError as exc:
                 raise ValueError(f"origins: number {i + 1} {exc}") from None
     return checked
@@ -403,6 +410,7 @@ def check_hosts(hosts: Hosts) -> Hosts:
 
     Raises:
         TypeError: a str other than "auto" and "loopback", or something strange in the sequence.
+        ValueError: a host that no client asks for.
     """
     if hosts is None or hosts in ("auto", "loopback"):
         return hosts
@@ -412,12 +420,10 @@ def check_hosts(hosts: Hosts) -> Hosts:
     for i, host in enumerate(checked):
         if not isinstance(host, str):
             raise TypeError(f"hosts must hold str, not {type(host).__name__}")
-        if not host.isascii():  # as clients ask for it
-            below = "*." if host.startswith("*.") else ""
-            try:
-                checked[i] = below + encode_host(host.removeprefix(below))
-            except ValueError:
-                raise ValueError(f"hosts: {host!r} is not a domain name") from None
+        try:
+            checked[i] = allowed_host(host)  # as clients ask for it
+        except ValueError as exc:
+            raise ValueError(f"hosts: {shown_authority(host)} {exc}") from None
     return checked
 
 

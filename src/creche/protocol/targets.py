@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from creche.protocol.escaping import quote
 from creche.protocol.redaction import without_secrets
+from creche.protocol.uri import encode_host, host_of, port_of, split_uri, without_zone
 
 # RFC 3986 3.2; a zone is no part of it, but some clients leave it there (RFC 6874).
 _AUTHORITY = re.compile(
@@ -18,6 +19,9 @@ _AUTHORITY = re.compile(
 )
 _ABSOLUTE = re.compile(r"(?:http|ws)s?://([^/?]*+)", re.IGNORECASE)
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+\-.]*+://([^/?#]*+)")
+
+# Of the schemes whose origins leave them out.
+_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 # Authorities up to this length are kept.
 _SHORT = 64
@@ -81,6 +85,63 @@ def authority_host(text: str) -> str | None:
         return parse_authority(text).host
     except ValueError:
         return None
+
+
+def allowed_host(host: str) -> str:
+    """A host of the option `hosts`, as parse_authority() gives one; "*." may stand before a name.
+
+    Raises:
+        ValueError: none can be equal to it; what is wrong, as the end of a sentence.
+    """
+    if host in ("*", "auto", "loopback"):
+        said = "None" if host == "*" else f'"{host}"'
+        raise ValueError(f"is no host; say hosts={said} instead of a sequence")
+    if "://" in host:
+        raise ValueError("is a URI; say its host only")
+    below = "*." if host.startswith("*.") else ""
+    name = host.removeprefix(below)
+    if not below and name.startswith("[") and name.endswith("]"):
+        name = name[1:-1]
+    if not below and name.count(":") == 1:
+        raise ValueError("has a port; say the host only, which is allowed with every port")
+    encoded = _plain_host(name)
+    if "" in encoded.split(".") or "*" in encoded or (below and ":" in encoded):
+        raise ValueError('is not a domain name; for all that are below one say "*.name"')
+    return below + encoded
+
+
+def _plain_host(name: str) -> str:
+    """A host as parse_authority() gives it, without a zone and a dot at its end."""
+    try:
+        encoded = without_zone(encode_host(name)).lower().removesuffix(".")
+    except ValueError:
+        encoded = ""
+    return str(ipaddress.IPv6Address(encoded)) if ":" in encoded else encoded
+
+
+def allowed_origin(origin: str) -> str:
+    """An origin of the option `origins`, as browsers send it (RFC 6454 6.2).
+
+    Raises:
+        ValueError: none can be equal to it; what is wrong, as the end of a sentence.
+    """
+    if origin in ("*", "same-host"):
+        said = "None" if origin == "*" else '"same-host"'
+        raise ValueError(f"is no origin; say origins={said} instead of a sequence")
+    if origin == "null":  # of a page without one, such as a file
+        return origin
+    parts = split_uri(origin)
+    if not parts.scheme or "://" not in origin:
+        raise ValueError("has no scheme; say https://name")
+    if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError("has more than a scheme, a host and a port")
+    if parts.scheme not in _DEFAULT_PORTS:
+        # Of an extension or an app, which names its own as it likes.
+        return origin.removesuffix("/") if parts.netloc else origin
+    host, port = _plain_host(host_of(parts)), port_of(parts)
+    shown = f"[{host}]" if ":" in host else host
+    default = port in (None, _DEFAULT_PORTS[parts.scheme])
+    return f"{parts.scheme}://{shown}" + ("" if default else f":{port}")
 
 
 def parse_target(target: str) -> tuple[str | None, str]:

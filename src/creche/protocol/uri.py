@@ -9,13 +9,14 @@ import re
 from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+from creche.protocol.escaping import escape
 from creche.protocol.exceptions import InvalidURI
 from creche.protocol.redaction import shown_path
 
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
 
 # What no host has: it would end it, or hide what follows.
-_FORBIDDEN = re.compile(r"[\x00-\x20#%/<>?@\[\\\]^|\x7f]")
+_FORBIDDEN = re.compile(r"[\x00-\x20#%/:<>?@\[\\\]^|\x7f]")
 
 _BRACKETED = re.compile(r"\[[^\[\]]*\](:.*)?")
 
@@ -25,6 +26,11 @@ _ZONE = re.compile(r"[A-Za-z0-9._~-]+")
 # The longest name and label (RFC 1035 2.3.4).
 _MAX_NAME = 253
 _MAX_LABEL = 63
+
+# The mapping of UTS 46 makes names shorter: it composes characters of some, and leaves some out.
+_MAX_UNMAPPED = 4 * _MAX_NAME
+
+_JOINERS = "\u200c\u200d"
 
 # What may stand in a path or a query as it is: RFC 3986's pchar, "/", "?" and an escape's "%".
 _SAFE = "/?%:@!$&'()*+,;=-._~"
@@ -51,7 +57,7 @@ class URI:
 
     def __repr__(self) -> str:
         scheme = "wss" if self.secure else "ws"
-        return f"<URI {scheme}://{self.host_header}{shown_path(self.resource)}>"
+        return f"<URI {scheme}://{self.host_header}{escape(shown_path(self.resource))}>"
 
     @property
     def origin(self) -> tuple[bool, str, int]:
@@ -75,9 +81,10 @@ def basic_authorization(user: str, password: str) -> str:
 def encode_host(host: str) -> str:
     """A host as a resolver takes it: a name in ASCII, or an address, with its zone perhaps.
 
-    Names go through IDNA 2008 after the mapping of UTS 46, as in browsers: by IDNA 2003, which
-    Python's own codec has, some lead to another owner's host. A label of ASCII stays as it is, also
-    with an underscore.
+    Names are mapped and checked as browsers do, by UTS 46, not transitional: by IDNA 2003, which
+    Python's own codec has, some lead to another owner's host, and the stricter tables of IDNA 2008
+    leave out names that are registered, such as those with a heart. A label of ASCII stays as it
+    is, also with an underscore.
 
     Raises:
         ValueError: it is neither a domain name nor an address.
@@ -92,16 +99,37 @@ def encode_host(host: str) -> str:
     if not host.isascii():
         import idna  # not before: its tables are not small
 
+        if len(host) > _MAX_UNMAPPED:
+            raise ValueError("it is longer than a name may be")
         labels = idna.uts46_remap(host, std3_rules=False).split(".")
-        name = ".".join(
-            [label if label.isascii() else idna.alabel(label).decode() for label in labels]
-        )
+        name = ".".join([_encode_label(label) for label in labels])
     if _FORBIDDEN.search(name):
         raise ValueError("it has a character that no name has")
     labels = name.removesuffix(".").split(".")
     if len(".".join(labels)) > _MAX_NAME or max(map(len, labels)) > _MAX_LABEL:
         raise ValueError("it is longer than a name may be")
     return name
+
+
+def _encode_label(label: str) -> str:
+    """A label that UTS 46 has mapped, in ASCII (UTS 46 4.1, with CheckBidi and CheckJoiners).
+
+    Raises:
+        ValueError: it is none.
+    """
+    import idna
+
+    if label.isascii():
+        return label
+    # In ASCII it would be longer still, and the time that takes is quadratic.
+    if len(label) > _MAX_LABEL or label.startswith("xn--"):
+        raise ValueError("it has a label that cannot be encoded")
+    idna.check_initial_combiner(label)
+    idna.check_bidi(label)
+    for at, character in enumerate(label):
+        if character in _JOINERS and not idna.valid_contextj(label, at):
+            raise ValueError("it has a joiner that joins nothing")
+    return "xn--" + label.encode("punycode").decode()
 
 
 def encode_origin(origin: str) -> str:
