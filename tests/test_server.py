@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -185,6 +186,65 @@ async def test_any_listener_of_anyio_can_be_served() -> None:
             await server.shutdown()
             with pytest.raises(creche.ConnectionClosedOK):
                 await ws.receive()
+
+
+@pytest.mark.parametrize("kind", ["TCP", "Unix"])
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EMFILE, errno.ECONNABORTED])
+async def test_an_error_of_accept_that_passes_ends_nobody_at_a_listener_of_anyio(
+    kind: str,
+    code: int,
+    unix_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    accept: Any = socket.socket._accept  # type: ignore[attr-defined]  # Trio keeps the one above
+    failures: list[OSError] = []
+
+    def failing(sock: socket.socket) -> Any:
+        if failures:
+            raise failures.pop()
+        return accept(sock)
+
+    monkeypatch.setattr(socket.socket, "_accept", failing)
+    listener: Any
+    if kind == "TCP":
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    else:
+        listener = await anyio.create_unix_listener(unix_path)
+    async with anyio.create_task_group() as tg:
+        server = await tg.start(creche.serve_listener, echo, listener)
+
+        def connect() -> Any:
+            if kind == "TCP":
+                return creche.connect(server.url)
+            return creche.connect_unix(unix_path)
+
+        async with connect() as earlier:
+            failures.append(OSError(code, os.strerror(code)))
+            async with connect() as later:
+                for ws in (earlier, later):
+                    await ws.send("x")
+                    assert await ws.receive() == "x"
+        await server.shutdown()
+    assert not failures
+    assert f"cannot accept connections for now: [Errno {code}]" in caplog.text
+
+
+async def test_a_listener_of_anyio_that_breaks_without_a_reason_ends_serve_listener() -> None:
+    class Broken(anyio.abc.Listener[anyio.abc.ByteStream]):
+        async def serve(self, handler: Any, task_group: Any = None) -> None:
+            await anyio.lowlevel.checkpoint()
+            raise anyio.BrokenResourceError
+
+        async def aclose(self) -> None:
+            pass
+
+        @property
+        def extra_attributes(self) -> Any:
+            return {}
+
+    with pytest.raises(OSError, match="accepting failed: BrokenResourceError"):
+        await creche.serve_listener(echo, Broken())
 
 
 @pytest.mark.feature("any_stream")

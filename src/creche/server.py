@@ -458,10 +458,11 @@ class Server:
             self._accepting.append(scope)
             try:
                 await function(*args)
-            except (OSError, anyio.ClosedResourceError) as exc:
+            except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as exc:
                 if not self.draining:
-                    self._logger.error("accepting failed: %s", exc)
-                    self._failure = OSError(f"accepting failed: {exc}")
+                    why = str(exc) or type(exc).__name__
+                    self._logger.error("accepting failed: %s", why)
+                    self._failure = OSError(f"accepting failed: {why}")
                     self._stopped.set()
 
     def _add_socket(self, sock: socket.socket) -> float | None:

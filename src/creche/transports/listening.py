@@ -283,22 +283,31 @@ async def accept_streams(
     """Serve a listener of AnyIO; otherwise as accept_loop().
 
     Raises:
-        OSError: it is broken.
+        OSError, BrokenResourceError, ClosedResourceError: it is broken.
     """
     warn = RareWarning(logger)
     while True:
         try:
             return await listener.serve(accepted, task_group)
         except Exception as exc:
-            pause = _pause_after(_single(exc), warn)
+            error = _underlying(exc)
+            pause = _pause_after(error, warn)
             if pause is None:
-                raise _single(exc) from None
+                try:
+                    raise error from None
+                finally:
+                    del error  # a frame that keeps what it raises keeps itself
         await anyio.sleep(pause)
 
 
-def _single(exc: Exception) -> Exception:
-    """What happened to one of the listeners that a listener may consist of."""
-    return _single(exc.exceptions[0]) if isinstance(exc, ExceptionGroup) else exc
+def _underlying(exc: Exception) -> Exception:
+    """What happened to one of the listeners that a listener may consist of, as the kernel said it:
+    AnyIO has that as the cause of an error of its own, on some backends for some sockets."""
+    if isinstance(exc, ExceptionGroup):
+        return _underlying(exc.exceptions[0])
+    if isinstance(exc, anyio.BrokenResourceError) and isinstance(exc.__cause__, OSError):
+        return exc.__cause__
+    return exc
 
 
 def _pause_after(exc: Exception, warn: RareWarning) -> float | None:
