@@ -573,7 +573,7 @@ async def test_a_shutdown_ends_a_client_that_was_accepted_in_the_same_turn() -> 
     async with creche.serving(echo, "127.0.0.1", open_timeout=None) as server:
         ours, theirs = socket.socketpair()
         with ours:
-            server._add_socket(theirs)
+            server._add_socket(theirs, None)
             with anyio.fail_after(20):
                 await server.shutdown(grace=60)
             assert server.stats.accepted == 1
@@ -591,7 +591,7 @@ async def test_a_shutdown_does_not_wait_for_a_client_whose_task_could_not_be_sta
         with ours, monkeypatch.context() as patch:
             patch.setattr(server._background.handlers, "start_soon", interrupted)
             with pytest.raises(KeyboardInterrupt):
-                server._add_socket(theirs)
+                server._add_socket(theirs, None)
             assert ours.recv(1) == b""
         with anyio.fail_after(20):
             await server.shutdown(grace=60)

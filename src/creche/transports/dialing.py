@@ -148,20 +148,29 @@ async def open_transport(
     *,
     server_side: bool = False,
     server_hostname: str | None = None,
+    peer: Any = None,
 ) -> SocketTransport:
     """The transport of a connected socket, after a TLS handshake where there is a context.
 
     The socket is closed if that fails or is cancelled.
+
+    Args:
+        sock: the socket.
+        context: how to speak TLS; None for a connection without it.
+        server_side: whether we are the server.
+        server_hostname: the name to ask for and to verify; None at a server.
+        peer: the address of the peer where it is known: accept() tells it, and it cannot be asked
+            for any more once the connection has been reset.
 
     Raises:
         OSError: the TLS handshake failed (ssl.SSLError, ssl.SSLCertVerificationError).
     """
     try:
         if context is None:
-            return CallbackSocketTransport(sock)
+            return CallbackSocketTransport(sock, peer)
         tls = TLSSocket(sock, context, server_side=server_side, server_hostname=server_hostname)
         await _shake_hands(tls, server_side)
-        return CallbackSocketTransport(tls)
+        return CallbackSocketTransport(tls, peer)
     except BaseException:
         sock.close()
         raise

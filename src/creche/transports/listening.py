@@ -245,11 +245,14 @@ class RareWarning:
 
 
 async def accept_loop(
-    sock: socket.socket, accepted: Callable[[socket.socket], float | None], logger: logging.Logger
+    sock: socket.socket,
+    accepted: Callable[[socket.socket, Any], float | None],
+    logger: logging.Logger,
 ) -> None:
     """Accept connections until cancelled or closed, one in each turn of the event loop.
 
-    `accepted` takes each and must not wait; it may return the seconds until the next is wanted.
+    `accepted` takes each, with its peer's address, and must not wait; it may return the seconds
+    until the next is wanted.
     Whatever does not break the listening socket is logged once a second and sat out.
 
     Raises:
@@ -261,7 +264,7 @@ async def accept_loop(
         pause: float | None
         try:
             await anyio.wait_readable(sock)
-            client = sock.accept()[0]
+            client, address = sock.accept()
         except (BlockingIOError, InterruptedError):
             continue
         except OSError as exc:
@@ -269,7 +272,7 @@ async def accept_loop(
             if pause is None:
                 raise
         else:
-            pause = accepted(client)
+            pause = accepted(client, address)
         if pause:
             await anyio.sleep(pause)
 

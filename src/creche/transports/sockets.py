@@ -107,9 +107,10 @@ class SocketTransport(Transport):
     Args:
         sock: the socket, plain or with TLS over it whose handshake is done. It is set to
             non-blocking, without Nagle's algorithm, and belongs to the transport.
+        peer: the address of the peer, where it is known already.
     """
 
-    def __init__(self, sock: socket.socket | TLSSocket) -> None:
+    def __init__(self, sock: socket.socket | TLSSocket, peer: Any = None) -> None:
         super().__init__()
         plain = sock.plain if isinstance(sock, TLSSocket) else sock
         plain.setblocking(False)
@@ -122,7 +123,10 @@ class SocketTransport(Transport):
         self._writing = False  # somebody waits until the socket is writable
         self._read_over = False
         self._eof_sent = False
+        # Made when they are asked for, but where they keep what would be lost.
         self._attributes: Mapping[Any, Callable[[], Any]] | None = None
+        if peer is not None:
+            self._attributes = SocketAttributes(sock, peer)
 
     # Before start
 
@@ -402,10 +406,10 @@ class SocketAttributes(Mapping[Any, Callable[[], Any]]):
 
     __slots__ = ("_local", "_remote", "_sock")
 
-    def __init__(self, sock: socket.socket | TLSSocket) -> None:
+    def __init__(self, sock: socket.socket | TLSSocket, peer: Any = None) -> None:
         self._sock = sock
         self._local = _address(sock.getsockname)
-        self._remote = _address(sock.getpeername)
+        self._remote = _address(sock.getpeername if peer is None else _constant(peer))
 
     def __getitem__(self, attribute: Any) -> Callable[[], Any]:
         return self._all()[attribute]

@@ -59,6 +59,7 @@ class StreamTransport(Transport):
         self._write_broken = False
         self._eof_wanted = False
         self._scope = anyio.CancelScope()
+        self._attributes: Mapping[Any, Callable[[], Any]] | None = None
 
     async def receive(self) -> bytes:
         try:
@@ -170,9 +171,18 @@ class StreamTransport(Transport):
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        if isinstance(self._stream, ByteStream):
-            return self._stream.extra_attributes
-        return {}
+        """Those of the stream, asked for once.
+
+        Raises:
+            OSError: it has none any more, as one of AnyIO whose connection uvloop has dropped.
+        """
+        if self._attributes is None:
+            try:
+                is_of_anyio = isinstance(self._stream, ByteStream)
+                self._attributes = self._stream.extra_attributes if is_of_anyio else {}
+            except Exception as exc:
+                raise as_os_error(exc) from exc
+        return self._attributes
 
 
 class TransportStream(ByteStream):
