@@ -16,6 +16,7 @@ from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
 
 from creche.transports.resolving import Address, resolve
 from creche.transports.sockets import named_error
+from creche.transports.streams import underlying
 
 # Only these say that a listening socket is broken. Whatever else accept() reports passes, or is of
 # one connection: Linux passes on what the network has said of it, and a firewall may forbid it.
@@ -293,7 +294,7 @@ async def accept_streams(
         try:
             return await listener.serve(accepted, task_group)
         except Exception as exc:
-            error = _underlying(exc)
+            error = _single(exc)
             pause = _pause_after(error, warn)
             if pause is None:
                 try:
@@ -303,14 +304,10 @@ async def accept_streams(
         await anyio.sleep(pause)
 
 
-def _underlying(exc: Exception) -> Exception:
+def _single(exc: Exception) -> Exception:
     """What happened to one of the listeners that a listener may consist of, as the kernel said it:
-    AnyIO has that as the cause of an error of its own, on some backends for some sockets."""
-    if isinstance(exc, ExceptionGroup):
-        return _underlying(exc.exceptions[0])
-    if isinstance(exc, anyio.BrokenResourceError) and isinstance(exc.__cause__, OSError):
-        return exc.__cause__
-    return exc
+    on some backends AnyIO says it otherwise for some sockets."""
+    return _single(exc.exceptions[0]) if isinstance(exc, ExceptionGroup) else underlying(exc)
 
 
 def _pause_after(exc: Exception, warn: RareWarning) -> float | None:
