@@ -91,14 +91,62 @@ async def test_a_proxy_that_speaks_something_else_is_told_at_once(name: str) -> 
 async def test_a_server_that_does_not_speak_tls_is_told_at_once(name: str) -> None:
     greeting, answer = STRANGERS[name]
     async with stranger(greeting, answer) as port:
-        for uri, options in (
-            (f"wss://127.0.0.1:{port}/", {}),
-            ("ws://app.example/", {"proxy": f"https://127.0.0.1:{port}"}),
-        ):
-            error = await opening(uri, **options)
-            assert isinstance(error, ssl.SSLError)
-            assert error.reason == "WRONG_VERSION_NUMBER"
-            assert f"the server does not speak TLS, it seems to be {name}: " in str(error)
+        error = await opening(f"wss://127.0.0.1:{port}/")
+    assert isinstance(error, ssl.SSLError)
+    assert error.reason == "WRONG_VERSION_NUMBER"
+    assert f"the server does not speak TLS, it seems to be {name}: " in str(error)
+
+
+HTTP_400 = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+
+
+@pytest.mark.parametrize("name", [*(name for name in STRANGERS if name != "TLS"), "HTTP"])
+async def test_a_proxy_that_does_not_speak_tls_is_told_at_once(name: str) -> None:
+    greeting, answer = STRANGERS.get(name, (b"", HTTP_400))
+    async with stranger(greeting, answer) as port:
+        error = await opening("ws://app.example/", proxy=f"https://127.0.0.1:{port}")
+    assert isinstance(error, creche.ProxyError)
+    assert f"the proxy does not speak TLS, it seems to be {name}: " in str(error)
+    advice = {"HTTP": "http://", "SOCKS": "socks5h://"}.get(name, "")
+    assert str(error).partition("; say ")[2] == advice
+
+
+@pytest.mark.parametrize("end", ["closes", "resets"])
+async def test_a_proxy_that_goes_when_tls_begins_is_told_what_else_to_try(end: str) -> None:
+    async def serve(stream: Any) -> None:
+        await stream.receive(100 if end == "resets" else 65536)  # unread bytes make it a reset
+        await anyio.aclose_forcefully(stream)
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(listener.serve, serve)
+            port = listener.extra(SocketAttribute.local_port)
+            error = await opening("ws://app.example/", proxy=f"https://127.0.0.1:{port}")
+            tg.cancel_scope.cancel()
+    assert isinstance(error, creche.ProxyError)
+    why = "the proxy closed the connection during the TLS handshake"
+    assert str(error) == f"{why}; if it does not speak TLS, say http:// or socks5h://"
+
+
+@pytest.mark.parametrize("scheme", ["socks4", "socks5h"])
+@pytest.mark.parametrize("name", ["SSH", "TLS", "HTTP"])
+async def test_what_is_no_socks_proxy_is_told_with_what_to_try(scheme: str, name: str) -> None:
+    greeting, answer = STRANGERS.get(name, (b"", HTTP_400))
+    async with stranger(greeting, answer + bytes(8)) as port:
+        error = await opening("ws://127.0.0.1/", proxy=f"{scheme}://127.0.0.1:{port}")
+    assert isinstance(error, creche.ProxyError)
+    assert "the SOCKS proxy did not connect us: Unexpected" in str(error)
+    assert str(error).endswith("; if it speaks HTTP, say http:// or https://")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "answer"), [("socks4", b"\0\x5b" + bytes(6)), ("socks5", b"\x05\xff")]
+)
+async def test_a_socks_proxy_that_refuses_is_no_other_proxy(scheme: str, answer: bytes) -> None:
+    async with stranger(b"", answer) as port:
+        error = await opening("ws://127.0.0.1/", proxy=f"{scheme}://127.0.0.1:{port}")
+    assert isinstance(error, creche.ProxyError)
+    assert "http://" not in str(error)
 
 
 async def test_a_plain_port_is_told_as_such_by_a_client_of_tls() -> None:
