@@ -648,6 +648,27 @@ async def test_a_socket_that_has_tls_already_is_told_and_stays_the_callers(
         assert sock.fileno() != -1
 
 
+async def test_a_socket_without_a_stream_is_told_and_stays_the_callers() -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        with pytest.raises(
+            ValueError, match=r"sockets\[0\] must be a stream socket, not SOCK_DGRAM"
+        ):
+            await creche.serve(echo, sockets=[sock])
+        with pytest.raises(ValueError, match=r"sock must be a stream socket, not SOCK_DGRAM"):
+            async with creche.connect("ws://localhost/", sock=sock):
+                pass
+        assert sock.fileno() != -1
+
+
+async def test_a_socket_that_is_given_twice_is_told_and_stays_the_callers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            with pytest.raises(ValueError, match=r"sockets\[2\] is sockets\[0\] again"):
+                await creche.serve(echo, sockets=[sock, other, sock])
+        assert sock.fileno() != -1
+
+
 async def test_a_server_can_be_started_again_on_its_port() -> None:
     port = 0
     for _ in range(2):

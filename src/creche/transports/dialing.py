@@ -22,7 +22,7 @@ from creche.protocol.start_lines import (
 from creche.transports.base import READ_SIZE, Transport
 from creche.transports.callback_sockets import CallbackSocketTransport
 from creche.transports.resolving import Address, resolve, socket_address
-from creche.transports.sockets import SocketTransport, named_error, retry
+from creche.transports.sockets import SocketTransport, named_error, retry, shown_path
 from creche.transports.streams import StreamTransport, TransportStream, as_os_error, underlying
 from creche.transports.tls import TLSSocket
 
@@ -137,7 +137,7 @@ async def dial_unix(path: str | os.PathLike[str]) -> socket.socket:
         except BlockingIOError:
             pass  # no poll tells when there is room
         except OSError as exc:
-            raise named_error(exc, f"cannot connect to {os.fspath(path)}") from None
+            raise named_error(exc, f"cannot connect to {shown_path(path)}") from None
         await anyio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
 

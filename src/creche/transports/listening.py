@@ -15,7 +15,7 @@ import anyio
 from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
 
 from creche.transports.resolving import Address, resolve
-from creche.transports.sockets import named_error
+from creche.transports.sockets import named_error, shown_path
 from creche.transports.streams import underlying
 
 # Only these say that a listening socket is broken. Whatever else accept() reports passes, or is of
@@ -153,7 +153,7 @@ def listen_on(sockets: Sequence[socket.socket], backlog: int) -> None:
         try:
             sock.listen(backlog)
         except OSError as exc:
-            raise named_error(exc, f"cannot listen on {sock.getsockname()}") from None
+            raise named_error(exc, f"cannot listen on {shown_path(sock.getsockname())}") from None
 
 
 def bind_unix(
@@ -182,7 +182,7 @@ def bind_unix(
         except OSError as exc:
             if made:
                 os.unlink(name)
-            raise named_error(exc, f"cannot listen on {name}") from None
+            raise named_error(exc, f"cannot listen on {shown_path(path)}") from None
     return sock
 
 
@@ -228,7 +228,7 @@ class UnixPath:
         except FileNotFoundError:
             pass
         except OSError as exc:
-            logger.warning("cannot remove %s: %s", self._path, exc.strerror)
+            logger.warning("cannot remove %s: %s", shown_path(self._path), exc.strerror)
 
 
 class RareWarning:

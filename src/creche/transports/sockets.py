@@ -16,6 +16,7 @@ What is peculiar about TLS (tls.py):
 from __future__ import annotations
 
 import array
+import os
 import socket
 import ssl
 import struct
@@ -28,6 +29,7 @@ from anyio.abc import SocketAttribute
 from anyio.lowlevel import RunVar, checkpoint
 from anyio.streams.tls import TLSAttribute
 
+from creche.protocol.escaping import escape
 from creche.transports.base import LARGE_READ_SIZE, READ_SIZE, Receiver, TaskStarter, Transport
 from creche.transports.tls import TLSSocket
 
@@ -99,6 +101,12 @@ def named_error(exc: OSError, what: str) -> OSError:
     if exc.errno is None:
         return type(exc)(f"{what}: {exc}")
     return type(exc)(exc.errno, f"{what}: {exc.strerror}")
+
+
+def shown_path(address: Any) -> str:
+    """The path of a Unix socket, or another address, for a text: a file's name may have any
+    character, and a name of the kernel's begins with NUL."""
+    return escape(str(address) if isinstance(address, tuple) else os.fsdecode(address), None)
 
 
 class SocketTransport(Transport):
