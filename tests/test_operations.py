@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import socket
 import ssl
+import struct
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 import trustme
+from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSAttribute
 
 import creche
@@ -177,6 +181,93 @@ async def test_a_client_without_an_address_has_no_limit() -> None:
         async with creche.client_websocket(ours, "ws://localhost/") as ws:
             await ws.send("x")
             assert await ws.receive() == "x"
+        await server.shutdown()
+
+
+ASKED_BEHIND_A_PROXY = (
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    b"X-Forwarded-For: 1.2.3.4\r\n\r\n"
+)
+
+
+def ask_and_reset(address: Any) -> None:
+    """Ask for a WebSocket, and reset the connection before anybody looks."""
+    with socket.create_connection(address) as sock:
+        sock.sendall(ASKED_BEHIND_A_PROXY)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("by_anyio", [False, True])
+async def test_a_client_that_resets_after_it_has_asked_counts(
+    by_anyio: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[str | None] = []
+
+    def process_request(request: creche.Request) -> None:
+        seen.append(request.client_address)
+
+    options: Any = {
+        "process_request": process_request,
+        "handshake_rate": 0.01,
+        "trusted_proxies": ["unix"],
+    }
+    async with anyio.create_task_group() as tg:
+
+        async def serve(*, task_status: Any) -> None:
+            if by_anyio:
+                await creche.serve_listener(echo, listener, task_status=task_status, **options)
+            else:
+                await creche.serve(echo, sockets=[sock], task_status=task_status, **options)
+
+        if by_anyio:
+            listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+            address = listener.extra(SocketAttribute.local_address)
+        else:
+            sock = socket.create_server(("127.0.0.1", 0))
+            address = sock.getsockname()
+        for _ in range(5):
+            ask_and_reset(address)
+        server = await tg.start(serve)
+        await until(lambda: server.stats.opened + server.stats.refused == 5)
+        await server.shutdown()
+    # Over TCP nobody is the peer of a Unix socket whose header would be believed.
+    assert seen in ([["127.0.0.1"], [None], []] if by_anyio else [["127.0.0.1"]])
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.anyio
+async def test_the_address_of_a_client_is_known_after_it_has_gone() -> None:
+    seen: list[Any] = []
+
+    def process_request(request: creche.Request) -> None:
+        seen.append(request.client_address)
+        seen.append(request.extra(SocketAttribute.remote_address)[0])
+
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        ask_and_reset(sock.getsockname())
+        async with creche.serving(echo, sockets=[sock], process_request=process_request) as server:
+            await until(lambda: server.stats.opened + server.stats.refused)
+    assert seen == ["127.0.0.1"] * 2
+
+
+@pytest.mark.anyio
+async def test_a_proxy_on_a_unix_socket_says_who_the_client_is(unix_path: Path) -> None:
+    async def handler(ws: creche.WebSocket) -> None:
+        await ws.send(str(ws.client_address))
+
+    async with anyio.create_task_group() as tg:
+
+        async def serve(*, task_status: Any) -> None:
+            await creche.serve_unix(
+                handler, unix_path, trusted_proxies=["unix"], task_status=task_status
+            )
+
+        server = await tg.start(serve)
+        headers = forwarded("1.2.3.4")
+        async with creche.connect_unix(unix_path, additional_headers=headers) as ws:
+            assert await ws.receive() == "1.2.3.4"
         await server.shutdown()
 
 

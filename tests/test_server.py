@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -234,6 +235,65 @@ async def test_any_listener_of_anyio_can_be_served() -> None:
             await server.shutdown()
             with pytest.raises(creche.ConnectionClosedOK):
                 await ws.receive()
+
+
+@pytest.mark.parametrize("kind", ["TCP", "Unix"])
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EMFILE, errno.ECONNABORTED])
+async def test_an_error_of_accept_that_passes_ends_nobody_at_a_listener_of_anyio(
+    kind: str,
+    code: int,
+    unix_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    accept: Any = socket.socket._accept  # type: ignore[attr-defined]  # Trio keeps the one above
+    failures: list[OSError] = []
+
+    def failing(sock: socket.socket) -> Any:
+        if failures:
+            raise failures.pop()
+        return accept(sock)
+
+    monkeypatch.setattr(socket.socket, "_accept", failing)
+    listener: Any
+    if kind == "TCP":
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    else:
+        listener = await anyio.create_unix_listener(unix_path)
+    async with anyio.create_task_group() as tg:
+        server = await tg.start(creche.serve_listener, echo, listener)
+
+        def connect() -> Any:
+            if kind == "TCP":
+                return creche.connect(server.url)
+            return creche.connect_unix(unix_path)
+
+        async with connect() as earlier:
+            failures.append(OSError(code, os.strerror(code)))
+            async with connect() as later:
+                for ws in (earlier, later):
+                    await ws.send("x")
+                    assert await ws.receive() == "x"
+        await server.shutdown()
+    assert not failures
+    assert f"cannot accept connections for now: [Errno {code}]" in caplog.text
+
+
+async def test_a_listener_of_anyio_that_breaks_without_a_reason_ends_serve_listener() -> None:
+    class Broken(anyio.abc.Listener[anyio.abc.ByteStream]):
+        async def serve(self, handler: Any, task_group: Any = None) -> None:
+            await anyio.lowlevel.checkpoint()
+            raise anyio.BrokenResourceError
+
+        async def aclose(self) -> None:
+            pass
+
+        @property
+        def extra_attributes(self) -> Any:
+            return {}
+
+    with pytest.raises(OSError, match="accepting failed: BrokenResourceError"):
+        await creche.serve_listener(echo, Broken())
 
 
 @pytest.mark.feature("any_stream")
@@ -562,7 +622,7 @@ async def test_a_shutdown_ends_a_client_that_was_accepted_in_the_same_turn() -> 
     async with creche.serving(echo, "127.0.0.1", open_timeout=None) as server:
         ours, theirs = socket.socketpair()
         with ours:
-            server._add_socket(theirs)
+            server._add_socket(theirs, None)
             with anyio.fail_after(20):
                 await server.shutdown(grace=60)
             assert server.stats.accepted == 1
@@ -580,7 +640,7 @@ async def test_a_shutdown_does_not_wait_for_a_client_whose_task_could_not_be_sta
         with ours, monkeypatch.context() as patch:
             patch.setattr(server._background.handlers, "start_soon", interrupted)
             with pytest.raises(KeyboardInterrupt):
-                server._add_socket(theirs)
+                server._add_socket(theirs, None)
             assert ours.recv(1) == b""
         with anyio.fail_after(20):
             await server.shutdown(grace=60)
@@ -634,6 +694,27 @@ async def test_a_socket_that_has_tls_already_is_told_and_stays_the_callers(
             await creche.serve(echo, sockets=[sock])
         with pytest.raises(TypeError, match=r"sockets\[1\] must be socket, not str"):
             await creche.serve(echo, sockets=[plain, "x"])  # type: ignore[list-item]
+        assert sock.fileno() != -1
+
+
+async def test_a_socket_without_a_stream_is_told_and_stays_the_callers() -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        with pytest.raises(
+            ValueError, match=r"sockets\[0\] must be a stream socket, not SOCK_DGRAM"
+        ):
+            await creche.serve(echo, sockets=[sock])
+        with pytest.raises(ValueError, match=r"sock must be a stream socket, not SOCK_DGRAM"):
+            async with creche.connect("ws://localhost/", sock=sock):
+                pass
+        assert sock.fileno() != -1
+
+
+async def test_a_socket_that_is_given_twice_is_told_and_stays_the_callers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            with pytest.raises(ValueError, match=r"sockets\[2\] is sockets\[0\] again"):
+                await creche.serve(echo, sockets=[sock, other, sock])
         assert sock.fileno() != -1
 
 

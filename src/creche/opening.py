@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import socket
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ from anyio.abc import SocketAttribute
 from creche.options import ServerHandshakeOptions
 from creche.protocol.client_handshake import ClientHandshake
 from creche.protocol.exceptions import InvalidMessage, InvalidStatus, Rejection
-from creche.protocol.forwarding import find_client
+from creche.protocol.forwarding import UNIX, UNKNOWN, find_client
 from creche.protocol.handshake import check_switching
 from creche.protocol.headers import Headers, HeadersLike
 from creche.protocol.http import Request, Response
@@ -29,6 +30,8 @@ _REFUSAL_SECONDS = 1.0
 # closing it with unread input would destroy our answer on its way.
 _LINGER_SECONDS = 1.0
 _LINGER_BYTES = 2**16
+
+_AF_UNIX = getattr(socket, "AF_UNIX", None)
 
 
 class Gate(Protocol):
@@ -251,7 +254,21 @@ def _client_finder(trusted: Sequence[str]) -> Callable[[Request], str | None]:
     """What gives the client's address, the same function for all requests to a server."""
 
     def find(request: Request) -> str | None:
-        peer = request.extra(SocketAttribute.remote_address, None)
-        return find_client(peer[0] if isinstance(peer, tuple) else None, request.headers, trusted)
+        return find_client(find_peer(request), request.headers, trusted)
 
     return find
+
+
+def find_peer(request: Request) -> str | None:
+    """Who is at the other end of a request's connection, as `find_client` wants to know it.
+
+    A stream of AnyIO asks for the address when we do, and does not get it any more once the
+    connection has been reset. That makes nobody the peer of a Unix socket.
+    """
+    address = request.extra(SocketAttribute.remote_address, None)
+    if isinstance(address, tuple):
+        return str(address[0])
+    family = request.extra(SocketAttribute.family, None)
+    if family is None:
+        return None
+    return UNIX if family == _AF_UNIX else UNKNOWN

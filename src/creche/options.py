@@ -222,7 +222,8 @@ class ServerOptions(ListenerOptions, total=False):
     ssl: ssl_module.SSLContext | None
     """The TLS context; None for no TLS. Default None."""
     sockets: Sequence[socket.socket] | None
-    """Bound sockets to listen on, instead of host and port; they are closed at the end. Default
+    """Bound stream sockets to listen on, instead of host and port; they are closed at the end,
+    and stay yours where the server is not started. Default
     None."""
     backlog: int
     """Connections that the kernel keeps until they are accepted. Default 1024."""
@@ -422,8 +423,11 @@ def _plain_socket(name: str, value: object) -> object:
     _instance(socket.socket)(name, value)
     if isinstance(value, ssl_module.SSLSocket):
         raise TypeError(f"{name} must be a plain socket, not an SSLSocket; say ssl instead")
-    if cast(socket.socket, value).fileno() == -1:
+    sock = cast(socket.socket, value)
+    if sock.fileno() == -1:
         raise ValueError(f"{name} is closed")
+    if sock.type != socket.SOCK_STREAM:
+        raise ValueError(f"{name} must be a stream socket, not {sock.type.name}")
     return value
 
 
@@ -431,7 +435,13 @@ def _plain_sockets(name: str, value: Iterable[object]) -> list[object]:
     sockets = taken(name, value)
     if not sockets:
         raise ValueError(f"{name} is empty: a server has to listen somewhere")
-    return [_plain_socket(f"{name}[{i}]", sock) for i, sock in enumerate(sockets)]
+    descriptors: list[int] = []
+    for i, sock in enumerate(sockets):
+        descriptor = cast(socket.socket, _plain_socket(f"{name}[{i}]", sock)).fileno()
+        if descriptor in descriptors:
+            raise ValueError(f"{name}[{i}] is {name}[{descriptors.index(descriptor)}] again")
+        descriptors.append(descriptor)
+    return sockets
 
 
 def _headers(name: str, value: HeadersLike) -> Headers:

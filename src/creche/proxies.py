@@ -14,10 +14,10 @@ from anyio.lowlevel import current_token
 
 from creche.opening import say
 from creche.protocol.exceptions import InvalidProxy, ProxyError
-from creche.protocol.proxies import ConnectHandshake, Proxy, bypasses, parse_proxy
+from creche.protocol.proxies import ConnectHandshake, Proxy, bypasses, parse_proxy, scheme_advice
 from creche.protocol.uri import URI, certificate_name, without_zone
 from creche.transports.authorities import shared_context
-from creche.transports.dialing import dial_tcp, open_transport
+from creche.transports.dialing import NotTLS, dial_tcp, open_transport
 from creche.transports.resolving import socket_address
 from creche.transports.sockets import SocketTransport, named_error
 
@@ -29,6 +29,10 @@ _FROM_ENVIRONMENT = {
 }
 
 _MISSING = "connecting through a SOCKS proxy needs python-socks: pip install creche[proxy]"
+
+# What python-socks says where the first byte is none of SOCKS, and where nothing comes: everything
+# else is the word of a SOCKS proxy.
+_NOT_SOCKS = (" version", "closed unexpectedly")
 
 
 def _ways_to_write(host: str) -> list[str]:
@@ -115,7 +119,7 @@ async def open_tunnel(
     else:
         context = None
     sock = await dial_tcp(proxy.host, proxy.port, local_address=local_address)
-    transport = await open_transport(sock, context, server_hostname=name)
+    transport = await _open_proxy(sock, context, name)
     try:
         handshake = ConnectHandshake(proxy, host, port, user_agent_header=user_agent_header)
         await say(transport, handshake.request_bytes())
@@ -125,6 +129,25 @@ async def open_tunnel(
         transport.close()
         raise
     return transport
+
+
+async def _open_proxy(
+    sock: socket.socket, context: ssl.SSLContext | None, name: str | None
+) -> SocketTransport:
+    """The transport that leads to a proxy.
+
+    Raises:
+        ProxyError: it does not speak TLS, or does not go on with it.
+        OSError: another failure of TLS, such as a certificate that is not trusted.
+    """
+    try:
+        return await open_transport(sock, context, server_hostname=name)
+    except NotTLS as exc:
+        raise ProxyError(f"the proxy {exc.why}{scheme_advice(exc.protocol)}") from None
+    except (ssl.SSLEOFError, ConnectionError):
+        # As those do that do not understand how TLS begins.
+        why = "the proxy closed the connection during the TLS handshake"
+        raise ProxyError(f"{why}; if it does not speak TLS, say http:// or socks5h://") from None
 
 
 async def _answer(transport: SocketTransport) -> bytes:
@@ -154,5 +177,8 @@ async def _dial_socks(
         # `open_timeout` bounds it.
         sock: Any = await connector.connect(host, port, timeout=10**6, local_addr=address)
     except python_socks.ProxyError as exc:
-        raise ProxyError(f"the SOCKS proxy did not connect us: {exc}") from exc
+        text = str(exc)
+        if any(words in text for words in _NOT_SOCKS):
+            text += "; if it speaks HTTP, say http:// or https://"
+        raise ProxyError(f"the SOCKS proxy did not connect us: {text}") from exc
     return sock if isinstance(sock, socket.socket) else socket.socket(fileno=sock.detach())

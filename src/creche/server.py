@@ -14,7 +14,7 @@ from typing import Any, Unpack
 
 import anyio
 from anyio import TaskHandle
-from anyio.abc import ByteStream, Listener, SocketAttribute, TaskStatus
+from anyio.abc import ByteStream, Listener, TaskStatus
 
 from creche.addresses import check_listening, check_mode, check_unix_path
 from creche.background import Background, is_cancelled
@@ -24,7 +24,7 @@ from creche.exceptions import ConnectionClosedError, HandshakeError
 from creche.handlers import user_part
 from creche.limits import ClientLimits
 from creche.link import Link
-from creche.opening import Answering, Gate, OpenGate
+from creche.opening import Answering, Gate, OpenGate, find_peer
 from creche.options import (
     ListenerOptions,
     ServerHandshakeOptions,
@@ -477,14 +477,16 @@ class Server:
             self._accepting.append(scope)
             try:
                 await function(*args)
-            except (OSError, anyio.ClosedResourceError) as exc:
+            except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as exc:
                 if not self.draining:
-                    self._logger.error("accepting failed: %s", exc)
-                    self._failure = OSError(f"accepting failed: {exc}")
+                    why = str(exc) or type(exc).__name__
+                    self._logger.error("accepting failed: %s", why)
+                    self._failure = OSError(f"accepting failed: {why}")
                     self._stopped.set()
 
-    def _add_socket(self, sock: socket.socket) -> float | None:
+    def _add_socket(self, sock: socket.socket, peer: Any) -> float | None:
         client = _Client(self)
+        client.peer = peer
         try:
             self._begin_opening(client)
             client.task = self._background.handlers.start_soon(self._serve_client, client, sock)
@@ -559,7 +561,7 @@ class Server:
     ) -> WebSocket | None:
         """The opening handshake; None if it failed."""
         try:
-            transport = await self._open_transport(accepted)
+            transport = await self._open_transport(client, accepted)
             ws = await _accept(transport, self._background, self._options, client)
         except (OSError, HandshakeError) as exc:
             self._refused(exc)
@@ -571,9 +573,12 @@ class Server:
         self._has_opened(client)
         return ws
 
-    async def _open_transport(self, accepted: socket.socket | ByteStream) -> Transport:
+    async def _open_transport(
+        self, client: _Client, accepted: socket.socket | ByteStream
+    ) -> Transport:
         if isinstance(accepted, socket.socket):
-            return await open_transport(accepted, self._options["ssl"], server_side=True)
+            peer, client.peer = client.peer, None  # the transport keeps it
+            return await open_transport(accepted, self._options["ssl"], server_side=True, peer=peer)
         return StreamTransport(accepted)
 
     def _has_opened(self, client: _Client) -> None:
@@ -642,7 +647,7 @@ class _Decider(Decider):
     async def serve(self, accepted: socket.socket | ByteStream, handler: DecidingHandler) -> None:
         server = self._server
         try:
-            self._transport = await server._open_transport(accepted)
+            self._transport = await server._open_transport(self._client, accepted)
             try:
                 self._handshake = _handshake(server._options)
                 self._answering = Answering(
@@ -735,15 +740,17 @@ class _Client(Gate):
 
     Attributes:
         task: what serves it.
+        peer: its address as accept() has told it, until there is a transport.
         timer: the deadline of the opening handshake.
         late: whether that is over.
         admitted: whether it counts among the connections.
     """
 
-    __slots__ = ("_client", "_server", "admitted", "late", "task", "timer")
+    __slots__ = ("_client", "_server", "admitted", "late", "peer", "task", "timer")
 
     def __init__(self, server: Server) -> None:
         self.task: TaskHandle[None] | anyio.CancelScope | None = None
+        self.peer: Any = None
         self.late = False
         self.admitted = False
         self._client: str | None = None  # what counts as one client
@@ -769,12 +776,7 @@ class _Client(Gate):
         options = server._options
         if options["handshake_rate"] is None and options["max_connections_per_client"] is None:
             return
-        peer = request.extra(SocketAttribute.remote_address, None)
-        self._client = client_key(
-            peer[0] if isinstance(peer, tuple) else None,
-            request.headers,
-            options["trusted_proxies"],
-        )
+        self._client = client_key(find_peer(request), request.headers, options["trusted_proxies"])
         if self._client is not None:
             seconds = server._limits.handshake(self._client, anyio.current_time())
             if seconds:

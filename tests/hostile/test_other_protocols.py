@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -90,14 +91,62 @@ async def test_a_proxy_that_speaks_something_else_is_told_at_once(name: str) -> 
 async def test_a_server_that_does_not_speak_tls_is_told_at_once(name: str) -> None:
     greeting, answer = STRANGERS[name]
     async with stranger(greeting, answer) as port:
-        for uri, options in (
-            (f"wss://127.0.0.1:{port}/", {}),
-            ("ws://app.example/", {"proxy": f"https://127.0.0.1:{port}"}),
-        ):
-            error = await opening(uri, **options)
-            assert isinstance(error, ssl.SSLError)
-            assert error.reason == "WRONG_VERSION_NUMBER"
-            assert f"the server does not speak TLS, it seems to be {name}: " in str(error)
+        error = await opening(f"wss://127.0.0.1:{port}/")
+    assert isinstance(error, ssl.SSLError)
+    assert error.reason == "WRONG_VERSION_NUMBER"
+    assert f"the server does not speak TLS, it seems to be {name}: " in str(error)
+
+
+HTTP_400 = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+
+
+@pytest.mark.parametrize("name", [*(name for name in STRANGERS if name != "TLS"), "HTTP"])
+async def test_a_proxy_that_does_not_speak_tls_is_told_at_once(name: str) -> None:
+    greeting, answer = STRANGERS.get(name, (b"", HTTP_400))
+    async with stranger(greeting, answer) as port:
+        error = await opening("ws://app.example/", proxy=f"https://127.0.0.1:{port}")
+    assert isinstance(error, creche.ProxyError)
+    assert f"the proxy does not speak TLS, it seems to be {name}: " in str(error)
+    advice = {"HTTP": "http://", "SOCKS": "socks5h://"}.get(name, "")
+    assert str(error).partition("; say ")[2] == advice
+
+
+@pytest.mark.parametrize("end", ["closes", "resets"])
+async def test_a_proxy_that_goes_when_tls_begins_is_told_what_else_to_try(end: str) -> None:
+    async def serve(stream: Any) -> None:
+        await stream.receive(100 if end == "resets" else 65536)  # unread bytes make it a reset
+        await anyio.aclose_forcefully(stream)
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(listener.serve, serve)
+            port = listener.extra(SocketAttribute.local_port)
+            error = await opening("ws://app.example/", proxy=f"https://127.0.0.1:{port}")
+            tg.cancel_scope.cancel()
+    assert isinstance(error, creche.ProxyError)
+    why = "the proxy closed the connection during the TLS handshake"
+    assert str(error) == f"{why}; if it does not speak TLS, say http:// or socks5h://"
+
+
+@pytest.mark.parametrize("scheme", ["socks4", "socks5h"])
+@pytest.mark.parametrize("name", ["SSH", "TLS", "HTTP"])
+async def test_what_is_no_socks_proxy_is_told_with_what_to_try(scheme: str, name: str) -> None:
+    greeting, answer = STRANGERS.get(name, (b"", HTTP_400))
+    async with stranger(greeting, answer + bytes(8)) as port:
+        error = await opening("ws://127.0.0.1/", proxy=f"{scheme}://127.0.0.1:{port}")
+    assert isinstance(error, creche.ProxyError)
+    assert "the SOCKS proxy did not connect us: Unexpected" in str(error)
+    assert str(error).endswith("; if it speaks HTTP, say http:// or https://")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "answer"), [("socks4", b"\0\x5b" + bytes(6)), ("socks5", b"\x05\xff")]
+)
+async def test_a_socks_proxy_that_refuses_is_no_other_proxy(scheme: str, answer: bytes) -> None:
+    async with stranger(b"", answer) as port:
+        error = await opening("ws://127.0.0.1/", proxy=f"{scheme}://127.0.0.1:{port}")
+    assert isinstance(error, creche.ProxyError)
+    assert "http://" not in str(error)
 
 
 async def test_a_plain_port_is_told_as_such_by_a_client_of_tls() -> None:
@@ -248,3 +297,79 @@ async def test_a_client_that_begins_with_http_2_is_answered_at_once() -> None:
                 await client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
                 answer = await client.receive()
     assert answer.startswith(b"HTTP/1.1 505 HTTP Version Not Supported\r\n")
+
+
+# Inside of a tunnel
+
+
+@asynccontextmanager
+async def tunnel_to_stranger(
+    greeting: bytes, end: str, server_tls: ssl.SSLContext
+) -> AsyncIterator[int]:
+    """A proxy over TLS whose tunnels lead to somebody who says this, and then does so."""
+
+    async def serve(stream: Any) -> None:
+        try:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += await stream.receive()
+            await stream.send(b"HTTP/1.1 200 OK\r\n\r\n")
+            await stream.receive()  # the beginning of TLS
+            await stream.send(greeting)
+            if end == "waits":
+                await stream.receive()
+            elif end == "resets":
+                sock = stream.extra(SocketAttribute.raw_socket)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        except (anyio.EndOfStream, anyio.BrokenResourceError):
+            pass
+        finally:
+            await anyio.aclose_forcefully(stream)
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    tls = TLSListener(listener, server_tls, standard_compatible=False)
+    async with tls, anyio.create_task_group() as tg:
+        tg.start_soon(tls.serve, serve)
+        yield listener.extra(SocketAttribute.local_port)
+        tg.cancel_scope.cancel()
+
+
+async def opening_by_tunnel(
+    greeting: bytes, end: str, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> Exception:
+    async with tunnel_to_stranger(greeting, end, server_tls) as port:
+        return await opening(
+            "wss://localhost/",
+            ssl=client_tls,
+            proxy=f"https://localhost:{port}",
+            proxy_ssl=client_tls,
+        )
+
+
+@pytest.mark.parametrize("name", [name for name in STRANGERS if name != "TLS"])
+async def test_behind_a_proxy_over_tls_a_server_that_does_not_speak_tls_is_told_at_once(
+    name: str, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    greeting, answer = STRANGERS[name]
+    error = await opening_by_tunnel(greeting or answer, "waits", server_tls, client_tls)
+    assert isinstance(error, ssl.SSLError)
+    assert error.reason == "WRONG_VERSION_NUMBER"
+    assert f"the server does not speak TLS, it seems to be {name}: " in str(error)
+
+
+async def test_behind_a_proxy_over_tls_three_bytes_are_judged_already(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    error = await opening_by_tunnel(b"abc", "waits", server_tls, client_tls)
+    assert str(error) == "[SSL: WRONG_VERSION_NUMBER] the server does not speak TLS: 'abc'"
+
+
+@pytest.mark.parametrize(
+    ("end", "kind"), [("closes", ssl.SSLEOFError), ("resets", ConnectionResetError)]
+)
+async def test_behind_a_proxy_over_tls_a_server_that_goes_is_told_as_by_a_socket(
+    end: str, kind: type[OSError], server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    error = await opening_by_tunnel(b"", end, server_tls, client_tls)
+    assert type(error) is kind
+    assert creche.process_exception(error) is None  # reconnect() tries again

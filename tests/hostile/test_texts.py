@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import anyio
 import pytest
 
 import creche
 from creche.protocol.frames import CLOSE
+from creche.transports.listening import UnixPath
 from support import REQUEST, echo, raw_client, raw_server, until
 
 pytestmark = pytest.mark.anyio
@@ -81,3 +83,23 @@ async def test_a_refused_request_forges_no_log_line(
             await stream.send(b"\r\n".join(lines))
             await until(lambda: server.stats.refused)
     assert_harmless(caplog, "opening handshake failed: 4")
+
+
+@pytest.mark.parametrize("path", ["\0a\x1b[2J\n", b"\0a\x1b[2J\n", "/tmp/no/a\x1b[2J\n"])
+async def test_the_path_of_a_unix_socket_is_harmless_in_an_error(path: str | bytes) -> None:
+    with pytest.raises(OSError, match=r"cannot connect to .*a\\x1b\[2J\\n") as caught:
+        async with creche.connect_unix(path):  # type: ignore[arg-type]
+            pass
+    assert str(caught.value).isprintable()
+
+
+async def test_the_path_of_a_unix_socket_is_harmless_where_it_is_listened_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a\x1b[2J\n"
+    path.mkdir()  # which unlink() does not remove
+    with pytest.raises(OSError, match=r"cannot listen on .*a\\x1b\[2J\\n") as caught:
+        await creche.serve_unix(echo, path)
+    assert str(caught.value).isprintable()
+    UnixPath(path).remove(logging.getLogger("creche"))
+    assert_harmless(caplog, "a\\x1b[2J\\n: ")

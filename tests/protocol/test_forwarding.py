@@ -18,16 +18,22 @@ TRUSTED = ["10.0.0.0/8", "192.0.2.1", "2001:db8::/32", "unix"]
         ("203.0.113.7", {}, "203.0.113.7"),
         ("10.0.0.1", {}, "10.0.0.1"),
         (None, {}, None),
+        ("unix", {}, None),
+        ("unknown", {}, None),
         ("::ffff:203.0.113.7", {}, "203.0.113.7"),
         ("fe80::1%eth0", {}, "fe80::1"),
         # Who is not trusted may say what it likes.
         ("203.0.113.7", {"X-Forwarded-For": "198.51.100.1"}, "203.0.113.7"),
         ("203.0.113.7", {"Forwarded": "for=198.51.100.1"}, "203.0.113.7"),
+        # Nor who has no address: only a Unix socket makes a peer of one.
+        ("unknown", {"X-Forwarded-For": "198.51.100.1"}, None),
+        ("unknown", {"Forwarded": "for=198.51.100.1"}, None),
+        (None, {"X-Forwarded-For": "198.51.100.1"}, None),
         # A trusted proxy; what is left of the client is the client's invention.
         ("10.0.0.1", {"X-Forwarded-For": "198.51.100.1"}, "198.51.100.1"),
         ("192.0.2.1", {"X-Forwarded-For": "6.6.6.6, 198.51.100.1"}, "198.51.100.1"),
         ("::ffff:10.0.0.1", {"X-Forwarded-For": "198.51.100.1"}, "198.51.100.1"),
-        (None, {"X-Forwarded-For": "198.51.100.1"}, "198.51.100.1"),
+        ("unix", {"X-Forwarded-For": "198.51.100.1"}, "198.51.100.1"),
         # A row of them.
         ("10.0.0.1", {"X-Forwarded-For": "6.6.6.6, 198.51.100.1, 10.0.0.2"}, "198.51.100.1"),
         ("10.0.0.1", {"X-Forwarded-For": "10.0.0.3, 10.0.0.2"}, "10.0.0.3"),
@@ -58,7 +64,7 @@ TRUSTED = ["10.0.0.0/8", "192.0.2.1", "2001:db8::/32", "unix"]
         ("10.0.0.1", {"X-Forwarded-For": "198.51.100.1, unknown"}, None),
         ("10.0.0.1", {"X-Forwarded-For": ""}, None),
         ("10.0.0.1", {"X-Forwarded-For": "198.51.100.1,"}, None),
-        (None, {"X-Forwarded-For": "unix:"}, None),
+        ("unix", {"X-Forwarded-For": "unix:"}, None),
         # What is malformed says nothing, and does not hide what stands right of it.
         ("10.0.0.1", {"Forwarded": "for=198.51.100.1;proto"}, None),
         ("10.0.0.1", {"Forwarded": "for=198.51.100.1;;"}, None),
@@ -147,10 +153,16 @@ def test_what_counts_as_one_client() -> None:
 def test_who_hides_counts_as_the_proxy() -> None:
     for headers in ({"Forwarded": '"'}, {"Forwarded": "for=_a"}, {"X-Forwarded-For": "unknown"}):
         assert key("10.0.0.1", headers) == "10.0.0.1"
-        assert key(None, headers) == "unix"
-    # Nobody is told apart on a Unix socket by itself.
-    assert key(None) is None
-    assert client_key(None, Headers({"Forwarded": '"'}), ["10.0.0.0/8"]) is None
+        assert key("unix", headers) == "unix"
+    # Nobody is told apart on a Unix socket by itself, nor where there are no addresses.
+    assert key("unix") is key(None) is None
+    assert client_key("unix", Headers({"Forwarded": '"'}), ["10.0.0.0/8"]) is None
+    assert key(None, {"X-Forwarded-For": "198.51.100.1"}) is None
+
+
+def test_all_whose_address_is_lost_count_as_one() -> None:
+    assert key("unknown") == "unknown"
+    assert key("unknown", {"X-Forwarded-For": "198.51.100.1"}) == "unknown"
 
 
 PATTERNS = ["x", " ", "a=b;", "a=,", '"', '\\"', "for=x y;", 'a="b";', '"a",', "=", ";", ",", "\t="]

@@ -106,3 +106,9 @@ def test_a_user_goes_along_within_an_origin_only() -> None:
         assert authorization(secured) == base.authorization
     for other in ("ws://b.example/", "ws://a.example:81/", "wss://b.example/"):
         assert authorization(other) is None
+
+
+def test_a_redirect_to_several_places_leads_nowhere() -> None:
+    response = Response(302, [("Location", "/a"), ("Location", "/b")])
+    with pytest.raises(InvalidRedirect, match="to several places at once"):
+        redirected(parse_uri("ws://a.example/"), response)

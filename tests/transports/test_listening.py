@@ -324,6 +324,9 @@ class Script:
         monkeypatch.setattr("anyio.wait_readable", self.wait_readable)
         monkeypatch.setattr("anyio.current_time", lambda: self.now)
 
+    def accept(self, sock: Any, _address: Any) -> None:
+        self.accepted.append(sock)
+
     async def sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
         self.now += 0.3
@@ -336,7 +339,7 @@ class Script:
         """Accept until the last step is reached."""
         listener: Any = FakeListener(list(steps))
         async with anyio.create_task_group() as tg:
-            tg.start_soon(accept_loop, listener, self.accepted.append, logging.getLogger("test"))
+            tg.start_soon(accept_loop, listener, self.accept, logging.getLogger("test"))
             while steps[-1] not in self.accepted:
                 await anyio.lowlevel.checkpoint()
             tg.cancel_scope.cancel()
@@ -386,7 +389,7 @@ async def test_what_says_that_the_listening_socket_is_broken_is_raised(
     code = getattr(errno, name)
     listener: Any = FakeListener([error(code)])
     with pytest.raises(OSError, match=os.strerror(code)):
-        await accept_loop(listener, script.accepted.append, logging.getLogger("test"))
+        await accept_loop(listener, script.accept, logging.getLogger("test"))
 
 
 async def test_what_a_poll_reports_for_a_while_is_sat_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -452,7 +455,9 @@ async def test_many_connections_at_once_give_others_their_turn(
     monkeypatch.setattr("anyio.wait_readable", wait_readable)
     accepted: list[Any] = []
     async with anyio.create_task_group() as tg:
-        tg.start_soon(accept_loop, listener, accepted.append, logging.getLogger("test"))
+        tg.start_soon(
+            accept_loop, listener, lambda sock, _: accepted.append(sock), logging.getLogger("test")
+        )
         while len(accepted) < 200:
             await anyio.lowlevel.checkpoint()
         tg.cancel_scope.cancel()
@@ -470,7 +475,7 @@ async def test_a_broken_listening_socket_is_an_error() -> None:
 async def test_closing_in_a_pause_ends_the_loop_that_accepts() -> None:
     [sock] = await bind_tcp("127.0.0.1", 0)
 
-    def accepted(client: socket.socket) -> float:
+    def accepted(client: socket.socket, _address: Any) -> float:
         client.close()
         close_listening(sock)
         return 0.001
@@ -487,7 +492,7 @@ async def test_closing_wakes_the_loop_that_accepts() -> None:
 
     async def accept() -> None:
         try:
-            await accept_loop(sockets[0], lambda sock: sock.close(), logging.getLogger("test"))
+            await accept_loop(sockets[0], lambda sock, _: sock.close(), logging.getLogger("test"))
         except (OSError, anyio.ClosedResourceError) as exc:
             ended.append(exc)
 

@@ -12,8 +12,10 @@ from creche.protocol.handshake import taken
 from creche.protocol.headers import Headers
 from creche.protocol.redaction import shown_authority
 
-#: Stands for every peer of a Unix socket among the trusted proxies.
+#: Stands for every peer of a Unix socket, also among the trusted proxies.
 UNIX = "unix"
+#: Stands for every peer that has an address which we do not know: its connection is reset.
+UNKNOWN = "unknown"
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -86,15 +88,16 @@ def find_client(peer: str | None, headers: Headers, trusted: Sequence[str]) -> s
     server is well: then it is the client itself.
 
     Args:
-        peer: the address at the other end of the connection; None for a Unix socket.
+        peer: the address at the other end of the connection, UNIX, or UNKNOWN; None where there is
+            no such thing as an address.
         headers: those of the request.
         trusted: networks and addresses, and "unix".
 
     Returns:
         None where it is not known.
     """
-    address = None if peer is None else _parse(peer)
-    if not (_is_trusted(address, trusted) and _forwards(headers)):
+    address = _parse(peer or "")
+    if not (_is_trusted(peer, address, trusted) and _forwards(headers)):
         return _shown(address)
     networks = _networks(tuple(trusted))
     said = set()
@@ -111,24 +114,27 @@ def client_key(peer: str | None, headers: Headers, trusted: Sequence[str]) -> st
     household has one (RFC 6177).
 
     Clients that are not known count as the proxy that forwards for them: by hiding nobody gets
-    around a limit, and nobody fills that of somebody who is known. The arguments are those of
-    `find_client`.
+    around a limit, and nobody fills that of somebody who is known. All UNKNOWN count as one. The
+    arguments are those of `find_client`.
 
     Returns:
-        None where nothing tells clients apart: on a Unix socket without a proxy's word.
+        None where nothing tells clients apart: on a Unix socket without a proxy's word, or where
+        there is no such thing as an address.
     """
     address = _parse(find_client(peer, headers, trusted) or peer or "")
     if address is None:
-        return UNIX if _is_trusted(None, trusted) and _forwards(headers) else None
+        if peer != UNIX:
+            return peer
+        return UNIX if UNIX in trusted and _forwards(headers) else None
     if address.version == 4:
         return str(address)
     return str(ipaddress.ip_network((address, 64), strict=False))
 
 
-def _is_trusted(peer: _Address | None, trusted: Sequence[str]) -> bool:
-    if peer is None:
-        return UNIX in trusted
-    return bool(trusted) and _is_in(peer, _networks(tuple(trusted)))
+def _is_trusted(peer: str | None, address: _Address | None, trusted: Sequence[str]) -> bool:
+    if address is None:
+        return peer == UNIX and UNIX in trusted
+    return bool(trusted) and _is_in(address, _networks(tuple(trusted)))
 
 
 def _forwards(headers: Headers) -> bool:

@@ -44,7 +44,7 @@ _DEFAULT_PORTS = {
 # What curl, Debian and desktops write.
 _OTHER_NAMES = {"socks": "socks5h"}
 # How to name a proxy that answers so.
-_SCHEMES = {"TLS": "https", "SOCKS": "socks5h"}
+_SCHEMES = {"TLS": "https", "SOCKS": "socks5h", "HTTP": "http"}
 
 _SHORT_NETWORK = re.compile(r"[0-9]+(?:\.[0-9]+){0,2}/[0-9]+")
 
@@ -109,6 +109,13 @@ def parse_proxy(uri: str) -> Proxy:
         elif max(len(user), len(password)) > _MAX_SOCKS_CREDENTIAL:
             raise InvalidProxy("the user or the password of the proxy is too long for SOCKS")
     return Proxy(scheme, host, port or _DEFAULT_PORTS[scheme], user, password)
+
+
+def scheme_advice(protocol: str) -> str:
+    """How to name a proxy that seems to speak this, for the end of a text; empty if it seems to be
+    no proxy."""
+    scheme = _SCHEMES.get(protocol)
+    return f"; say {scheme}://" if scheme else ""
 
 
 def bypasses(no_proxy: str, host: str, port: int) -> bool:
@@ -241,9 +248,7 @@ class ConnectHandshake:
                 raise ProxyError("the proxy sends an interim answer to CONNECT")
             response = Response(event.status_code, decode_headers(event.headers))
         except NotHTTP as exc:
-            scheme = _SCHEMES.get(exc.protocol)
-            advice = f"; say {scheme}://" if scheme else ""
-            raise ProxyError(f"the proxy's answer is {exc}{advice}") from None
+            raise ProxyError(f"the proxy's answer is {exc}{scheme_advice(exc.protocol)}") from None
         except (InvalidMessage, ValueError) as exc:
             raise ProxyError(f"the proxy's answer cannot be used: {exc}") from None
         if not 200 <= response.status < 300:

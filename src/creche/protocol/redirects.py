@@ -25,7 +25,10 @@ def redirected(base: URI, response: Response) -> URI | None:
     """
     if response.status not in _STATUSES or "Location" not in response.headers:
         return None
-    location = _characters(response.headers["Location"])
+    locations = response.headers.get_all("Location")
+    if len(locations) > 1:
+        raise InvalidRedirect(response, "to several places at once")
+    location = _characters(locations[0])
     scheme = "https" if base.secure else "http"
     joined = None
     try:

@@ -8,6 +8,7 @@ nobody calls back, as on Windows' proactor, a socket is served as on any other b
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 from creche.transports.base import Receiver, TaskStarter
 from creche.transports.polling import Readiness
@@ -18,8 +19,8 @@ from creche.transports.tls import TLSSocket
 class CallbackSocketTransport(SocketTransport):
     """A connected stream socket, by callbacks where the TaskStarter has a Readiness."""
 
-    def __init__(self, sock: socket.socket | TLSSocket) -> None:
-        super().__init__(sock)
+    def __init__(self, sock: socket.socket | TLSSocket, peer: Any = None) -> None:
+        super().__init__(sock, peer)
         self._readiness: Readiness | None = None
         self._has_reader = False
         self._has_writer = False

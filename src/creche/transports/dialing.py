@@ -22,8 +22,8 @@ from creche.protocol.start_lines import (
 from creche.transports.base import READ_SIZE, Transport
 from creche.transports.callback_sockets import CallbackSocketTransport
 from creche.transports.resolving import Address, resolve, socket_address
-from creche.transports.sockets import SocketTransport, named_error, retry
-from creche.transports.streams import StreamTransport, TransportStream
+from creche.transports.sockets import SocketTransport, named_error, retry, shown_path
+from creche.transports.streams import StreamTransport, TransportStream, as_os_error, underlying
 from creche.transports.tls import TLSSocket
 
 _REASON = "WRONG_VERSION_NUMBER"
@@ -137,7 +137,7 @@ async def dial_unix(path: str | os.PathLike[str]) -> socket.socket:
         except BlockingIOError:
             pass  # no poll tells when there is room
         except OSError as exc:
-            raise named_error(exc, f"cannot connect to {os.fspath(path)}") from None
+            raise named_error(exc, f"cannot connect to {shown_path(path)}") from None
         await anyio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -148,20 +148,29 @@ async def open_transport(
     *,
     server_side: bool = False,
     server_hostname: str | None = None,
+    peer: Any = None,
 ) -> SocketTransport:
     """The transport of a connected socket, after a TLS handshake where there is a context.
 
     The socket is closed if that fails or is cancelled.
+
+    Args:
+        sock: the socket.
+        context: how to speak TLS; None for a connection without it.
+        server_side: whether we are the server.
+        server_hostname: the name to ask for and to verify; None at a server.
+        peer: the address of the peer where it is known: accept() tells it, and it cannot be asked
+            for any more once the connection has been reset.
 
     Raises:
         OSError: the TLS handshake failed (ssl.SSLError, ssl.SSLCertVerificationError).
     """
     try:
         if context is None:
-            return CallbackSocketTransport(sock)
+            return CallbackSocketTransport(sock, peer)
         tls = TLSSocket(sock, context, server_side=server_side, server_hostname=server_hostname)
         await _shake_hands(tls, server_side)
-        return CallbackSocketTransport(tls)
+        return CallbackSocketTransport(tls, peer)
     except BaseException:
         sock.close()
         raise
@@ -193,16 +202,30 @@ def _may_be_tls(first: bytes, server_side: bool) -> bool:
     return 20 <= first[0] <= 24 or (server_side and first[0] >= 0x80)
 
 
-def _not_tls(first: bytes, server_side: bool) -> ssl.SSLError:
+class NotTLS(ssl.SSLError):
+    """The peer does not speak TLS.
+
+    Attributes:
+        protocol: what it seems to speak; empty where that is not known.
+        why: what it does instead, to follow upon its name.
+    """
+
+    protocol = ""
+    why = ""
+
+
+def _not_tls(first: bytes, server_side: bool) -> NotTLS:
     is_http = may_be_status_line(first) or may_be_request_line(first[: first.find(b"\n") + 1])
     name = "HTTP" if is_http else recognize(first)
-    text = f"the {'client' if server_side else 'server'} does not speak TLS"
+    why = "does not speak TLS"
     if name:
-        text += f", it seems to be {name}"
+        why += f", it seems to be {name}"
     if not server_side:  # what a client says is a request, perhaps with credentials
-        text += f": {show(first)}"
-    error = ssl.SSLError(ssl.SSL_ERROR_SSL, f"[SSL: {_REASON}] {text}")
+        why += f": {show(first)}"
+    peer = "client" if server_side else "server"
+    error = NotTLS(ssl.SSL_ERROR_SSL, f"[SSL: {_REASON}] the {peer} {why}")
     error.library, error.reason = "SSL", _REASON  # as OpenSSL has it
+    error.protocol, error.why = name, why
     return error
 
 
@@ -220,13 +243,34 @@ async def add_tls(
     if sock is not None:
         return await open_transport(sock, context, server_hostname=server_hostname)
     try:
-        stream = await TLSStream.wrap(
-            TransportStream(transport),
-            hostname=server_hostname,
-            ssl_context=context,
-            standard_compatible=False,
+        return StreamTransport(
+            await _wrap(TransportStream(transport, _judge), context, server_hostname)
         )
     except BaseException:
         transport.close()
         raise
-    return StreamTransport(stream)
+
+
+def _judge(first: bytes) -> None:
+    if not _may_be_tls(first, False):
+        raise _not_tls(first, False)
+
+
+async def _wrap(
+    stream: TransportStream, context: ssl.SSLContext, server_hostname: str | None
+) -> TLSStream:
+    """A client's TLS over a stream; what AnyIO says of a handshake that fails is told as over a
+    socket."""
+    try:
+        return await TLSStream.wrap(
+            stream, hostname=server_hostname, ssl_context=context, standard_compatible=False
+        )
+    except anyio.EndOfStream:
+        why = "the server closed the connection during the TLS handshake"
+        raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, why) from None
+    except anyio.BrokenResourceError as exc:
+        error = as_os_error(underlying(exc))
+    try:
+        raise error
+    finally:
+        del error  # a frame that keeps what it raises keeps itself

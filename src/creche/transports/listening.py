@@ -15,7 +15,8 @@ import anyio
 from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
 
 from creche.transports.resolving import Address, resolve
-from creche.transports.sockets import named_error
+from creche.transports.sockets import named_error, shown_path
+from creche.transports.streams import underlying
 
 # Only these say that a listening socket is broken. Whatever else accept() reports passes, or is of
 # one connection: Linux passes on what the network has said of it, and a firewall may forbid it.
@@ -152,7 +153,7 @@ def listen_on(sockets: Sequence[socket.socket], backlog: int) -> None:
         try:
             sock.listen(backlog)
         except OSError as exc:
-            raise named_error(exc, f"cannot listen on {sock.getsockname()}") from None
+            raise named_error(exc, f"cannot listen on {shown_path(sock.getsockname())}") from None
 
 
 def bind_unix(
@@ -181,7 +182,7 @@ def bind_unix(
         except OSError as exc:
             if made:
                 os.unlink(name)
-            raise named_error(exc, f"cannot listen on {name}") from None
+            raise named_error(exc, f"cannot listen on {shown_path(path)}") from None
     return sock
 
 
@@ -227,7 +228,7 @@ class UnixPath:
         except FileNotFoundError:
             pass
         except OSError as exc:
-            logger.warning("cannot remove %s: %s", self._path, exc.strerror)
+            logger.warning("cannot remove %s: %s", shown_path(self._path), exc.strerror)
 
 
 class RareWarning:
@@ -245,11 +246,14 @@ class RareWarning:
 
 
 async def accept_loop(
-    sock: socket.socket, accepted: Callable[[socket.socket], float | None], logger: logging.Logger
+    sock: socket.socket,
+    accepted: Callable[[socket.socket, Any], float | None],
+    logger: logging.Logger,
 ) -> None:
     """Accept connections until cancelled or closed, one in each turn of the event loop.
 
-    `accepted` takes each and must not wait; it may return the seconds until the next is wanted.
+    `accepted` takes each, with its peer's address, and must not wait; it may return the seconds
+    until the next is wanted.
     Whatever does not break the listening socket is logged once a second and sat out.
 
     Raises:
@@ -261,7 +265,7 @@ async def accept_loop(
         pause: float | None
         try:
             await anyio.wait_readable(sock)
-            client = sock.accept()[0]
+            client, address = sock.accept()
         except (BlockingIOError, InterruptedError):
             continue
         except OSError as exc:
@@ -269,7 +273,7 @@ async def accept_loop(
             if pause is None:
                 raise
         else:
-            pause = accepted(client)
+            pause = accepted(client, address)
         if pause:
             await anyio.sleep(pause)
 
@@ -283,22 +287,27 @@ async def accept_streams(
     """Serve a listener of AnyIO; otherwise as accept_loop().
 
     Raises:
-        OSError: it is broken.
+        OSError, BrokenResourceError, ClosedResourceError: it is broken.
     """
     warn = RareWarning(logger)
     while True:
         try:
             return await listener.serve(accepted, task_group)
         except Exception as exc:
-            pause = _pause_after(_single(exc), warn)
+            error = _single(exc)
+            pause = _pause_after(error, warn)
             if pause is None:
-                raise _single(exc) from None
+                try:
+                    raise error from None
+                finally:
+                    del error  # a frame that keeps what it raises keeps itself
         await anyio.sleep(pause)
 
 
 def _single(exc: Exception) -> Exception:
-    """What happened to one of the listeners that a listener may consist of."""
-    return _single(exc.exceptions[0]) if isinstance(exc, ExceptionGroup) else exc
+    """What happened to one of the listeners that a listener may consist of, as the kernel said it:
+    on some backends AnyIO says it otherwise for some sockets."""
+    return _single(exc.exceptions[0]) if isinstance(exc, ExceptionGroup) else underlying(exc)
 
 
 def _pause_after(exc: Exception, warn: RareWarning) -> float | None:

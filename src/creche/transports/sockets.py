@@ -16,6 +16,7 @@ What is peculiar about TLS (tls.py):
 from __future__ import annotations
 
 import array
+import os
 import socket
 import ssl
 import struct
@@ -28,6 +29,7 @@ from anyio.abc import SocketAttribute
 from anyio.lowlevel import RunVar, checkpoint
 from anyio.streams.tls import TLSAttribute
 
+from creche.protocol.escaping import escape
 from creche.transports.base import LARGE_READ_SIZE, READ_SIZE, Receiver, TaskStarter, Transport
 from creche.transports.tls import TLSSocket
 
@@ -101,15 +103,22 @@ def named_error(exc: OSError, what: str) -> OSError:
     return type(exc)(exc.errno, f"{what}: {exc.strerror}")
 
 
+def shown_path(address: Any) -> str:
+    """The path of a Unix socket, or another address, for a text: a file's name may have any
+    character, and a name of the kernel's begins with NUL."""
+    return escape(str(address) if isinstance(address, tuple) else os.fsdecode(address), None)
+
+
 class SocketTransport(Transport):
     """A connected stream socket.
 
     Args:
         sock: the socket, plain or with TLS over it whose handshake is done. It is set to
             non-blocking, without Nagle's algorithm, and belongs to the transport.
+        peer: the address of the peer, where it is known already.
     """
 
-    def __init__(self, sock: socket.socket | TLSSocket) -> None:
+    def __init__(self, sock: socket.socket | TLSSocket, peer: Any = None) -> None:
         super().__init__()
         plain = sock.plain if isinstance(sock, TLSSocket) else sock
         plain.setblocking(False)
@@ -122,7 +131,10 @@ class SocketTransport(Transport):
         self._writing = False  # somebody waits until the socket is writable
         self._read_over = False
         self._eof_sent = False
+        # Made when they are asked for, but where they keep what would be lost.
         self._attributes: Mapping[Any, Callable[[], Any]] | None = None
+        if peer is not None:
+            self._attributes = SocketAttributes(sock, peer)
 
     # Before start
 
@@ -404,10 +416,10 @@ class SocketAttributes(Mapping[Any, Callable[[], Any]]):
 
     __slots__ = ("_local", "_remote", "_sock")
 
-    def __init__(self, sock: socket.socket | TLSSocket) -> None:
+    def __init__(self, sock: socket.socket | TLSSocket, peer: Any = None) -> None:
         self._sock = sock
         self._local = _address(sock.getsockname)
-        self._remote = _address(sock.getpeername)
+        self._remote = _address(sock.getpeername if peer is None else _constant(peer))
 
     def __getitem__(self, attribute: Any) -> Callable[[], Any]:
         return self._all()[attribute]

@@ -59,6 +59,7 @@ class StreamTransport(Transport):
         self._write_broken = False
         self._eof_wanted = False
         self._scope = anyio.CancelScope()
+        self._attributes: Mapping[Any, Callable[[], Any]] | None = None
 
     async def receive(self) -> bytes:
         try:
@@ -170,22 +171,40 @@ class StreamTransport(Transport):
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        if isinstance(self._stream, ByteStream):
-            return self._stream.extra_attributes
-        return {}
+        """Those of the stream, asked for once.
+
+        Raises:
+            OSError: it has none any more, as one of AnyIO whose connection uvloop has dropped.
+        """
+        if self._attributes is None:
+            try:
+                is_of_anyio = isinstance(self._stream, ByteStream)
+                self._attributes = self._stream.extra_attributes if is_of_anyio else {}
+            except Exception as exc:
+                raise as_os_error(exc) from exc
+        return self._attributes
 
 
 class TransportStream(ByteStream):
-    """A transport that is not started, as a byte stream: for TLS inside of TLS."""
+    """A transport that is not started, as a byte stream: for TLS inside of TLS.
 
-    def __init__(self, transport: Transport) -> None:
+    Args:
+        transport: the transport.
+        judge: is told what comes first, and raises if it is not what it should be.
+    """
+
+    def __init__(self, transport: Transport, judge: Callable[[bytes], None] | None = None) -> None:
         self._transport = transport
+        self._judge = judge
         self._left = b""
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         data = self._left or await self._transport.receive()
         if not data:
             raise anyio.EndOfStream
+        if self._judge is not None:
+            judge, self._judge = self._judge, None
+            judge(data)
         self._left = data[max_bytes:]
         return data[:max_bytes]
 
@@ -203,6 +222,13 @@ class TransportStream(ByteStream):
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         return self._transport.extra_attributes
+
+
+def underlying(exc: Exception) -> Exception:
+    """What the kernel or OpenSSL has said, which AnyIO may keep as the cause of its own error."""
+    if isinstance(exc, anyio.BrokenResourceError) and isinstance(exc.__cause__, OSError):
+        return exc.__cause__
+    return exc
 
 
 def as_os_error(exc: Exception) -> OSError:
