@@ -332,3 +332,10 @@ async def test_headers_that_are_renewed_are_checked_before_the_next_attempt() ->
             await creche.reconnect(server.url, echo, additional_headers=headers, on_attempt=renew)
         await settle()
         assert server.stats.accepted == 0
+
+
+@pytest.mark.parametrize("value", [True, False])
+async def test_a_server_has_a_certificate_or_no_tls(value: bool) -> None:
+    with pytest.raises(TypeError, match="ssl must be an SSLContext"):
+        async with creche.serving(creche.discard, "127.0.0.1", ssl=value):  # type: ignore[arg-type]
+            pass

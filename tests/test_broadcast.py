@@ -6,6 +6,7 @@ import tracemalloc
 from contextlib import AsyncExitStack
 from typing import Any
 
+import anyio
 import pytest
 
 import creche
@@ -155,3 +156,17 @@ async def test_wrong_use_is_told_before_anything_is_sent() -> None:
         async with cancelled_once() as scope:
             await client.receive()
         assert scope.cancelled_caught
+
+
+async def test_of_very_many_payloads_that_wait_not_each_is_looked_at() -> None:
+    async with creche.serving(
+        lambda ws: ws._link._wait_gone(), "127.0.0.1", write_limit=2**30, stall_timeout=None
+    ) as server:
+        async with raw_client(server.url):
+            await until(lambda: server.connections)
+            (ws,) = server.connections
+            while len(ws._link.transport.payloads(2**30)) < 40:
+                ws.send_nowait(bytes(2**17))
+            assert ws._link.transport.payloads(32) == []
+            assert server.stats.buffered >= 18 * 2**17  # beside each stands its header
+            await anyio.aclose_forcefully(ws)

@@ -270,3 +270,22 @@ def test_the_first_of_the_line_is_passed_over_if_its_task_is_no_more(clock: Cloc
         second.send(None)
     with pytest.raises(StopIteration):
         left_behind.send(None)  # if it is there after all, it need not stand in the line again
+
+
+@pytest.mark.anyio
+async def test_a_sender_that_is_woken_late_in_a_turn_stands_in_the_line(clock: Clock) -> None:
+    async with memory_pair(write_limit=10, clogged_after=0) as (client, server):
+        sent = []
+
+        async def send() -> None:
+            await client.send("second")
+            sent.append(clock.now)
+
+        client.send_nowait("x" * 20)
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(send)
+            await settle()
+            clock.work(1)
+            client._link.transport._stream.clogged_after = None  # type: ignore[attr-defined]
+            assert [await server.receive() for _ in range(2)] == ["x" * 20, "second"]
+    assert sent

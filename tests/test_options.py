@@ -84,6 +84,7 @@ SECONDS = [
         ("logger", "name", TypeError),
         ("origin", b"x", TypeError),
         ("ssl", "yes", TypeError),
+        ("redirects", 1, ValueError),
         ("sock", 1, TypeError),
         ("additional_headers", {"a": 1}, TypeError),
         ("process_request", 1, TypeError),

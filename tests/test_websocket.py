@@ -16,7 +16,7 @@ import creche
 from creche.budget import Budget
 from creche.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 from creche.testing import memory_pair
-from support import cancelled_once, raw_client, raw_server, settle, until
+from support import NotedSocket, cancelled_once, raw_client, raw_server, settle, until
 
 pytestmark = pytest.mark.anyio
 
@@ -647,3 +647,31 @@ async def test_a_message_can_be_received_as_the_type_one_wants() -> None:
             await server.receive(decode=True)
         await client.send(b"next")
         assert await server.receive() == b"next"
+
+
+class FailingSocket(NotedSocket):
+    """A socket for which there is no memory left."""
+
+    def send(self, data: bytes | bytearray) -> int:
+        raise MemoryError
+
+    def sendmsg(self, buffers: list[Any]) -> int:
+        raise MemoryError
+
+
+@pytest.mark.parametrize("size", [10, 2**16])
+async def test_what_could_not_be_written_whole_ends_the_connection(size: int) -> None:
+    members: list[creche.WebSocket] = []
+
+    async def handler(ws: creche.WebSocket) -> None:
+        members.append(ws)
+        await ws._link._wait_gone()
+
+    async with creche.serving(handler, "127.0.0.1", compression=None) as server:
+        async with raw_client(server.url):
+            await until(lambda: members)
+            FailingSocket.put_under(members[0], lambda *_: None)
+            with pytest.raises(MemoryError):
+                members[0].send_nowait(b"x" * size)
+            assert members[0].close_code == 1006
+            assert "written to its end" in str(members[0].close_reason)

@@ -347,3 +347,60 @@ def test_an_extension_that_fails_ends_the_connection_with_1011(fails: str) -> No
     assert connection.failure is not None
     assert connection.failure.close_code == 1011
     assert isinstance(connection.failure.__cause__, ValueError | TypeError)
+
+
+class Slow(Tag):
+    """An extension that gives nothing for a while."""
+
+    def __init__(self, bit: int, times: int) -> None:
+        super().__init__(b"", bit)
+        self._times = times
+
+    def read(self, limit: int) -> bytes | None:  # type: ignore[override]
+        if self._times:
+            self._times -= 1
+            return None
+        return super().read(limit)
+
+
+class Crumbs(Tag):
+    """An extension that gives single bytes."""
+
+    def read(self, limit: int) -> bytes:
+        return super().read(1)
+
+
+class Swallowing(Tag):
+    """An extension that gives nothing but the end."""
+
+    def read(self, limit: int) -> bytes:
+        super().read(limit)
+        return b""
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_of_several_extensions_each_may_let_others_have_their_turn(first: bool) -> None:
+    slow, other = Slow(Extension.RSV2, 20), Tag(b"", Extension.RSV3)
+    extensions: list[Extension] = [other, slow] if first else [slow, other]
+    connection = Connection(Side.SERVER, bytearray(), 0, extensions=extensions)
+    frame = bytearray()
+    append_frame(frame, BINARY | Extension.RSV2 | Extension.RSV3, b"payload", b"abcd")
+    connection.receive_data(frame, 0)
+    turns = 0
+    while connection.must_continue:
+        connection.resume(0)
+        turns += 1
+    assert turns > 0
+    assert connection.next_message(0) == b"payload"
+
+
+def test_an_extension_that_gives_nothing_for_much_holds_nobody_up() -> None:
+    extensions = [Swallowing(b"", Extension.RSV2), Crumbs(b"", Extension.RSV3)]
+    connection = Connection(Side.SERVER, bytearray(), 0, extensions=extensions)
+    frame = bytearray()
+    append_frame(frame, BINARY | Extension.RSV2 | Extension.RSV3, b"x" * 1000, b"abcd")
+    connection.receive_data(frame, 0)
+    assert connection.must_continue
+    while connection.must_continue:
+        connection.resume(0)
+    assert connection.next_message(0) == b""
