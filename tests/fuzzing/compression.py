@@ -29,12 +29,12 @@ def fuzz_inflate(data: bytes) -> None:
     try:
         for piece in pieces(data):
             deflate.feed(piece)
-            while left > 0 and (read := deflate.read(1000)):
-                assert len(read) <= 1000
-                left -= len(read)
+            while left > 0 and (read := deflate.read(1000)) != b"":
+                assert len(read or b"") <= 1000
+                left -= len(read or b"")
         deflate.finish()
-        while left > 0 and (read := deflate.read(1000)):
-            left -= len(read)
+        while left > 0 and (read := deflate.read(1000)) != b"":
+            left -= len(read or b"")
     except PeerError as exc:
         str(exc)
 
@@ -90,18 +90,30 @@ def fuzz_agreement(data: bytes) -> None:
             assert other.decompress(compressed + b"\0\0\xff\xff") == payload
             if alone:
                 other = zlib.decompressobj(-bits)
+        blocks = b"".join(final_block(payload, bits) for payload in sent)
+        assert inflate(theirs, blocks) == b"".join(sent)
+
+
+def final_block(data: bytes, bits: int) -> bytes:
+    """A stream of DEFLATE that is over (RFC 7692 7.2.3.4)."""
+    compressor = zlib.compressobj(wbits=-max(bits, 9))
+    return compressor.compress(data) + compressor.flush()
 
 
 def inflate(extension: Any, data: bytes) -> bytes:
     extension.begin()
     extension.feed(exact_bytes(data))
-    out = b""
-    while read := extension.read(1000):
-        assert len(read) <= 1000
-        out += read
+    out = read_all(extension)
     extension.finish()
-    while read := extension.read(1000):
-        out += read
+    return out + read_all(extension)
+
+
+def read_all(extension: Any) -> bytes:
+    """What there is, however often it lets others have their turn."""
+    out = b""
+    while (read := extension.read(1000)) != b"":
+        assert len(read or b"") <= 1000
+        out += read or b""
     return out
 
 

@@ -773,6 +773,26 @@ def test_a_limit_that_is_restored_may_be_passed_already(size: int, fin: str) -> 
     assert connection.kept() == 0
 
 
+@pytest.mark.parametrize("end", ["close", "violation", "loss"])
+def test_a_message_that_is_too_large_is_told_after_the_end_too(end: str) -> None:
+    connection = make(max_size=1000)
+    data = frame(BINARY, b"x" * 2000)
+    connection.receive_data(data[:8], 0)
+    assert connection.next_part(0) is None
+    connection.receive_data(data[8:], 0)
+    connection.inbox.restore_limit()
+    if end == "close":
+        connection.receive_data(frame(CLOSE, close_payload(1000)), 0)
+    elif end == "violation":
+        connection.receive_data(b"\xff\xff", 0)
+    else:
+        connection.lose("lost")
+    assert connection.next_message(0) is None
+    assert outcome(connection) is Outcome.ABNORMAL
+    assert connection.failure is not None
+    assert connection.failure.close_code == (1002 if end == "violation" else 1009)
+
+
 def test_a_message_that_became_whole_meanwhile_can_still_be_taken_bit_by_bit() -> None:
     connection = make(max_size=1000)
     data = frame(BINARY, b"x" * 2000)

@@ -709,11 +709,14 @@ class Connection:
     def _violation(self, exc: PeerError, now: float) -> None:
         # Without its traceback and context, which would keep views of the caller's buffer.
         exc.__context__ = exc.__traceback__ = None
-        self.failure = exc
+        if self.failure is None:  # what was noticed first is what the peer is told
+            self.failure = exc
         self._tail = bytearray()  # the old one may be in use
         self._decoding = self.held = False
         self._fed = 0
         self._ahead = None
+        if self.ended:  # a message that is taken late: the frames had ended already
+            return
         self._move(Event.VIOLATION)
         self.timers.stop_keepalive()
         if self.state is FAILING:
