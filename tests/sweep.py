@@ -722,7 +722,7 @@ async def redirected(world: World, kind: str, log: Log) -> None:
     async with creche.serving(
         creche.discard, "127.0.0.1", process_request=lambda _: to, **world.options
     ) as front:
-        async with creche.connect(front.url, **world.options) as ws:
+        async with creche.connect(front.url, redirects="any", **world.options) as ws:
             await producer(ws, log)
 
 
