@@ -367,6 +367,8 @@ def count_cost(function: Callable[[], object]) -> Cost:
         tracemalloc.start()
     held = tracemalloc.get_traced_memory()[0]
     tracemalloc.reset_peak()
+    # From 3.12 on instructions are only told if somebody has asked for them before.
+    sys._getframe().f_trace_opcodes = True
     sys.settrace(trace)
     try:
         function()

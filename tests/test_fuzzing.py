@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from fuzzing.planted import CONCERNED, FAULTS, Fault
-from fuzzing.sanitizers import ROOT
 from fuzzing.targets import TARGETS
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.kind)
