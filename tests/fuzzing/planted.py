@@ -121,6 +121,54 @@ FAULTS = [
         r"[ \t]*(?:,|\Z)",
         r"[ \t]*(?:,|$)",
     ),
+    Fault(
+        "where a masked payload begins in the outbox is kept in a short",
+        "protocol/frames.pxd",
+        "@cython.locals(begin=Py_ssize_t, start=Py_ssize_t)",
+        "@cython.locals(begin=Py_ssize_t, start=short)",
+    ),
+    Fault(
+        "a length is added to a position before it is compared",
+        "protocol/connection.py",
+        "whole = header.length <= end - start",
+        "whole = start + header.length <= end",
+    ),
+    Fault(
+        "zlib is asked for at most 0 bytes, which means no limit to it",
+        "protocol/connection.py",
+        "self._decoder.read(max(min(room, _DECODED_PIECE), 1))",
+        "self._decoder.read(min(room, _DECODED_PIECE))",
+    ),
+    Fault(
+        "one place too few is given up, and read again",
+        "protocol/messages.py",
+        "del self.parts[: self._first]",
+        "del self.parts[: self._first - 1]",
+    ),
+    Fault(
+        "the wide step of masking also runs for the last three bytes",
+        "protocol/masking.py",
+        "while start + 4 <= stop:",
+        "while start + 3 <= stop:",
+    ),
+    Fault(
+        "a text that is not ASCII is counted as one byte a character",
+        "protocol/octets.pxd",
+        "(PyUnicode_GET_LENGTH(data) + 1) * PyUnicode_KIND(data)",
+        "(PyUnicode_GET_LENGTH(data) + 1)",
+    ),
+    Fault(
+        "what stands behind a final block is skipped",
+        "protocol/deflate.py",
+        "self._position += len(some) - len(decompressor.unused_data)",
+        "self._position += len(some) - len(decompressor.unconsumed_tail)",
+    ),
+    Fault(
+        "what is left of a record stays where it is, but more is put at its old end",
+        "transports/tls.py",
+        "        if self._start:\n            self._buffer[:left]",
+        "        if self._start > left:\n            self._buffer[:left]",
+    ),
 ]
 
 # The targets that a fault in a module concerns, by the module's name; of others all of them.
