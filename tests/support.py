@@ -354,6 +354,7 @@ def count_cost(function: Callable[[], object]) -> Cost:
         nonlocal instructions, allocated, held
         # What the last instruction has allocated at most at a time, without what this has.
         allocated += max(tracemalloc.get_traced_memory()[1] - held - _OF_TRACING, 0)
+        frame.f_trace = trace  # before what is asked of it: 3.13 looks whether there is one
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         instructions += event == "opcode"
         tracemalloc.reset_peak()
