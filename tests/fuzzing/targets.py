@@ -23,6 +23,7 @@ from fuzzing.handshakes import (
     fuzz_response,
     fuzz_uri,
 )
+from fuzzing.names import NAMES_SEEDS, fuzz_names
 from fuzzing.raw_frames import SEEDS as FRAME_SEEDS
 from fuzzing.raw_frames import fuzz_frames
 from fuzzing.records import fuzz_records
@@ -45,6 +46,7 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], Sequence[bytes]]] = {
     "response": (fuzz_response, seeds.RESPONSE_SEEDS),
     "extensions": (fuzz_extensions, seeds.EXTENSIONS_SEEDS),
     "uri": (fuzz_uri, seeds.URI_SEEDS),
+    "names": (fuzz_names, NAMES_SEEDS),
     "proxy": (fuzz_proxy, seeds.PROXY_SEEDS),
 }
 
