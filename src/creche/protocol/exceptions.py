@@ -151,8 +151,8 @@ class InvalidHeader(HandshakeError):
 
     Attributes:
         name: the field's name.
-        value: its value, or three asterisks unless it is a field that holds no secret; None where it
-            is missing.
+        value: its value, or three asterisks unless the field holds no secret; None where it is
+            missing.
     """
 
     def __init__(self, name: str, value: str | None, why: str = "") -> None:
