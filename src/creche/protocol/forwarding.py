@@ -18,7 +18,7 @@ UNIX = "unix"
 UNKNOWN = "unknown"
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # A field of Forwarded is read in one pass: a parameter, and what is left of an element that is
 # malformed. Neither can match a text in two ways, so that no byte is looked at again and again.
@@ -65,6 +65,18 @@ def _network(proxy: str) -> Network:
     if host_bits:
         raise ValueError(f"trusted_proxies: {shown} has host bits set")
     raise ValueError(f"trusted_proxies: {shown} is neither an IP address, nor a network, nor unix")
+
+
+def parse_address(text: str) -> Address | None:
+    """An IP address, None where it is none: one of IPv4 where it is written as IPv6, as it is when
+    it comes over a socket of IPv6, and without a zone, which is known to one machine only."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    return address.ipv4_mapped or ipaddress.IPv6Address(int(address))
 
 
 def unmapped(network: Network) -> Network:
@@ -131,7 +143,7 @@ def client_key(peer: str | None, headers: Headers, trusted: Sequence[str]) -> st
     return str(ipaddress.ip_network((address, 64), strict=False))
 
 
-def _is_trusted(peer: str | None, address: _Address | None, trusted: Sequence[str]) -> bool:
+def _is_trusted(peer: str | None, address: Address | None, trusted: Sequence[str]) -> bool:
     if address is None:
         return peer == UNIX and UNIX in trusted
     return bool(trusted) and _is_in(address, _networks(tuple(trusted)))
@@ -141,15 +153,15 @@ def _forwards(headers: Headers) -> bool:
     return "Forwarded" in headers or "X-Forwarded-For" in headers
 
 
-def _shown(address: _Address | None) -> str | None:
+def _shown(address: Address | None) -> str | None:
     return None if address is None else str(address)
 
 
-def _is_in(address: _Address, networks: Iterable[Network]) -> bool:
+def _is_in(address: Address, networks: Iterable[Network]) -> bool:
     return any(address in network for network in networks)
 
 
-def _nearest(fields: Iterable[Sequence[str]], networks: tuple[Network, ...]) -> _Address | None:
+def _nearest(fields: Iterable[Sequence[str]], networks: tuple[Network, ...]) -> Address | None:
     """The first address from the right that is no trusted proxy, or the last one that was. None
     where one on the way is not an address: "unknown", a name that hides it, or nonsense.
 
@@ -206,7 +218,7 @@ def _read_element(field: str, position: int) -> tuple[str, int]:
     return text, rest.end()
 
 
-def _parse(text: str) -> _Address | None:
+def _parse(text: str) -> Address | None:
     """An address, with a port perhaps, and in brackets if it is one of IPv6."""
     text = text.strip(" \t")
     port = ""
@@ -219,11 +231,4 @@ def _parse(text: str) -> _Address | None:
         port = f":{port}"
     if port and _PORT.fullmatch(port) is None:
         return None
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv4Address):
-        return address
-    # One of IPv4 may have come over a socket of IPv6. A zone is known to one machine only.
-    return address.ipv4_mapped or ipaddress.IPv6Address(int(address))
+    return parse_address(text)

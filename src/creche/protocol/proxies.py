@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import h11
 
 from creche.protocol.exceptions import InvalidMessage, InvalidProxy, InvalidProxyStatus, ProxyError
-from creche.protocol.forwarding import Network, unmapped
+from creche.protocol.forwarding import Network, parse_address, unmapped
 from creche.protocol.headers import Headers
 from creche.protocol.http import (
     HeadReader,
@@ -128,7 +128,7 @@ def bypasses(no_proxy: str, host: str, port: int) -> bool:
         port: the TCP port.
     """
     wanted = _without_dots(host)
-    address = _address(wanted)
+    address = parse_address(without_zone(wanted))
     for entry in re.split(r"[\s,]+", no_proxy):
         if entry == "*":
             return True
@@ -177,15 +177,6 @@ def _network(text: str) -> Network:
 
 def _without_dots(name: str) -> str:
     return name.strip(".").lower()
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        address = ipaddress.ip_address(without_zone(host))
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
 
 
 class ConnectHandshake:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import base64
-import ipaddress
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -19,6 +18,7 @@ from creche.protocol.exceptions import (
     Rejection,
 )
 from creche.protocol.extensions import Extension, ExtensionFactory, choose_from
+from creche.protocol.forwarding import parse_address
 from creche.protocol.handshake import VERSION, accept_key, check_upgrade, single, taken
 from creche.protocol.headers import Headers, HeadersLike
 from creche.protocol.http import (
@@ -367,12 +367,8 @@ def is_on_loopback(host: str) -> bool:
 @lru_cache(maxsize=64)
 def is_loopback(text: str) -> bool:
     """Whether this is an IP address of loopback, also one of IPv4 that is written as IPv6."""
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
+    address = parse_address(text)
+    return address is not None and address.is_loopback
 
 
 def _origin_matches(pattern: Origin, origin: str | None) -> bool:
