@@ -13,6 +13,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 from creche.protocol.exceptions import InvalidHeader, NegotiationError
 from creche.protocol.handshake import taken
+from creche.protocol.headers import TOKEN_CHARACTER
 
 #: The parameters of an extension as they stand in the header: names, and values or None.
 Parameters = Sequence[tuple[str, str | None]]
@@ -25,7 +26,7 @@ MAX_OFFERS = 16
 
 _HEADER = "Sec-WebSocket-Extensions"
 
-_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_TOKEN = f"{TOKEN_CHARACTER}+"
 _PARAMETER = re.compile(rf'[ \t]*;[ \t]*({_TOKEN})(?:[ \t]*=[ \t]*(?:({_TOKEN})|"({_TOKEN})"))?')
 _NAME = re.compile(rf"[ \t]*({_TOKEN})")
 _END = re.compile(r"[ \t]*(?:,|\Z)")

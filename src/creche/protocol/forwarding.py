@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from creche.protocol.handshake import taken
-from creche.protocol.headers import Headers
+from creche.protocol.headers import TOKEN_CHARACTER, Headers
 from creche.protocol.redaction import shown_authority
 
 #: Stands for every peer of a Unix socket, also among the trusted proxies.
@@ -22,9 +22,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # A field of Forwarded is read in one pass: a parameter, and what is left of an element that is
 # malformed. Neither can match a text in two ways, so that no byte is looked at again and again.
-_PARAMETER = re.compile(
-    r"""[ \t]*+([!#$%&'*+\-.^_`|~0-9A-Za-z]++)=("(?:[^"\\]|\\.)*+"|[^\s;,"]*+)[ \t]*+"""
-)
+_PARAMETER = re.compile(rf"""[ \t]*+({TOKEN_CHARACTER}++)=("(?:[^"\\]|\\.)*+"|[^\s;,"]*+)[ \t]*+""")
 _REST = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*+")*+')
 
 # What stands behind an address; it may be hidden as the address may (RFC 7239 6).

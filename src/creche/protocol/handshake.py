@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from creche.protocol.exceptions import InvalidHeader, InvalidUpgrade
-from creche.protocol.headers import Headers, HeadersLike
+from creche.protocol.headers import TOKEN_CHARACTER, Headers, HeadersLike
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ def check_subprotocols(subprotocols: Iterable[str]) -> list[str]:
         if not isinstance(name, str):
             raise TypeError(f"subprotocols must hold str, not {type(name).__name__}")
         # It is not shown: it may be a token in the other sense of the word.
-        if not re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", name):
+        if not re.fullmatch(f"{TOKEN_CHARACTER}+", name):
             raise ValueError(f"subprotocols: number {i + 1} is not a token (RFC 9110 5.6.2)")
     if len(set(checked)) != len(checked):
         raise ValueError("subprotocols: one of them stands there twice")

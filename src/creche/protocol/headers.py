@@ -15,6 +15,9 @@ from creche.protocol.redaction import shown_value
 
 HeadersLike = Mapping[str, str] | Iterable[tuple[str, str]]
 
+#: A character of a token, as a regular expression (RFC 9110 5.6.2).
+TOKEN_CHARACTER = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+
 _NAME_CHARACTERS = frozenset(
     "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 )

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import re
 
+from creche.protocol.headers import TOKEN_CHARACTER
+
 # As far as these, a line that is not whole yet is judged.
 JUDGED_BYTES = 64
 
 _STATUS_LINE = re.compile(rb"HTTP/\d\.\d \d\d\d(?=[ \r\n]|$)")
 _SHORTEST_STATUS_LINE = b"HTTP/1.1 200"
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"  # RFC 9110 5.6.2
-_REQUEST_LINE = re.compile(_TOKEN + rb"+ [!-~]+ HTTP/\d+\.\d+\r?\n")
-_BEGUN_REQUEST_LINE = re.compile(_TOKEN + rb"+(?: (?:[!-~]+(?: [HTP/\d.]*\r?)?)?)?")
+_TOKEN = TOKEN_CHARACTER.encode() + b"+"
+_REQUEST_LINE = re.compile(_TOKEN + rb" [!-~]+ HTTP/\d+\.\d+\r?\n")
+_BEGUN_REQUEST_LINE = re.compile(_TOKEN + rb"(?: (?:[!-~]+(?: [HTP/\d.]*\r?)?)?)?")
 
 # What others say first, or to a request that they do not understand, and what they are called.
 _KNOWN = (
