@@ -311,8 +311,8 @@ _MOST_BACKLOG = 2**31 - 1
 # The compiled build counts in words of this size.
 _MOST = sys.maxsize
 
-# What is more is no time that anybody waits for, and at some point no float any more.
-_MOST_SECONDS = 10**9
+#: What is more is no time that anybody waits for, and at some point no float any more.
+MOST_SECONDS = 10**9
 
 # The part of ping_interval and ping_timeout in a stall_timeout, where they are turned off.
 _PING_SECONDS = 20.0
@@ -332,9 +332,9 @@ def _number(name: str, value: object, what: str) -> float:
 
 def _seconds(name: str, value: object) -> object:
     number = _number(name, value, "number of seconds")
-    if not 0 < number <= _MOST_SECONDS:
+    if not 0 < number <= MOST_SECONDS:
         raise ValueError(
-            f"{name} must be a positive number of seconds, at most {_MOST_SECONDS:,}, "
+            f"{name} must be a positive number of seconds, at most {MOST_SECONDS:,}, "
             f"not {_shown(number)}"
         )
     return value
@@ -353,21 +353,21 @@ def check_delay(name: str, value: object) -> None:
 
 def _rate(name: str, value: object) -> object:
     number = _number(name, value, "number a second")
-    if not 1 / _MOST_SECONDS <= number <= _MOST_SECONDS:
+    if not 1 / MOST_SECONDS <= number <= MOST_SECONDS:
         raise ValueError(
-            f"{name} must be a positive number a second, at most {_MOST_SECONDS:,}, "
+            f"{name} must be a positive number a second, at most {MOST_SECONDS:,}, "
             f"not {_shown(number)}"
         )
     return value
 
 
-def _count(name: str, value: object, least: int = 1) -> object:
+def _count(name: str, value: object, least: int = 1, most: int = _MOST) -> object:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {_shown(value)}")
-    if value > _MOST:
-        raise ValueError(f"{name} must be at most {_MOST}, not {_shown(value)}")
+    if value > most:
+        raise ValueError(f"{name} must be at most {most}, not {_shown(value)}")
     return value
 
 
@@ -390,10 +390,7 @@ def _reuse_port(name: str, value: object) -> object:
 
 
 def _backlog(name: str, value: object) -> object:
-    _count(name, value)
-    if cast(int, value) > _MOST_BACKLOG:
-        raise ValueError(f"{name} must be at most {_MOST_BACKLOG}")
-    return value
+    return _count(name, value, most=_MOST_BACKLOG)
 
 
 def _proxy(name: str, value: object) -> object:

@@ -10,14 +10,11 @@ from typing import Any
 
 from creche.addresses import check_port
 from creche.client import check_target
-from creche.options import client_options
+from creche.options import MOST_SECONDS, client_options
 from creche.protocol.exceptions import InvalidURI
 
 # What a command does; it returns the exit status, None for 0.
 Command = Callable[[], Awaitable[int | None]]
-
-
-_MOST_SECONDS = 10**9
 
 
 class UsageError(Exception):
@@ -83,8 +80,8 @@ def seconds(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise ValueError
-    if value > _MOST_SECONDS:
-        raise argparse.ArgumentTypeError(f"must be at most {_MOST_SECONDS:,}")
+    if value > MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"must be at most {MOST_SECONDS:,}")
     return value
 
 
