@@ -773,14 +773,21 @@ def test_a_limit_that_is_restored_may_be_passed_already(size: int, fin: str) -> 
     assert connection.kept() == 0
 
 
-@pytest.mark.parametrize("end", ["close", "violation", "loss"])
-def test_a_message_that_is_too_large_is_told_after_the_end_too(end: str) -> None:
+def with_large_message() -> Connection:
+    """A connection whose first message is too large, though whole: it was to be taken bit by bit,
+    and nobody did."""
     connection = make(max_size=1000)
     data = frame(BINARY, b"x" * 2000)
-    connection.receive_data(data[:8], 0)
+    connection.receive_data(data[:8], 0)  # its header
     assert connection.next_part(0) is None
     connection.receive_data(data[8:], 0)
     connection.inbox.restore_limit()
+    return connection
+
+
+@pytest.mark.parametrize("end", ["close", "violation", "loss"])
+def test_a_message_that_is_too_large_is_told_after_the_end_too(end: str) -> None:
+    connection = with_large_message()
     if end == "close":
         connection.receive_data(frame(CLOSE, close_payload(1000)), 0)
     elif end == "violation":
@@ -794,12 +801,7 @@ def test_a_message_that_is_too_large_is_told_after_the_end_too(end: str) -> None
 
 
 def test_a_message_that_became_whole_meanwhile_can_still_be_taken_bit_by_bit() -> None:
-    connection = make(max_size=1000)
-    data = frame(BINARY, b"x" * 2000)
-    connection.receive_data(data[:8], 0)
-    assert connection.next_part(0) is None
-    connection.receive_data(data[8:], 0)
-    connection.inbox.restore_limit()
+    connection = with_large_message()
     assert connection.next_part(0) == (b"x" * 2000, True)
     connection.receive_data(frame(TEXT, b"next"), 0)
     assert connection.next_message(0) == "next"

@@ -104,20 +104,6 @@ OTHER_ANSWERS = [
     (b"\x80", 1, ""),
 ]
 
-
-@pytest.mark.parametrize(("data", "size", "protocol"), OTHER_ANSWERS)
-def test_what_is_no_answer_is_told_by_its_first_bytes(
-    data: bytes, size: int, protocol: str
-) -> None:
-    with pytest.raises(NotHTTP) as caught:
-        HeadReader(1000, may_be_status_line).receive_data(data)
-    assert caught.value.protocol == protocol
-    reader = HeadReader(1000, may_be_status_line)
-    assert reader.receive_data(data[: size - 1]) is None
-    with pytest.raises(NotHTTP):
-        reader.receive_data(data[size - 1 : size])
-
-
 OTHER_REQUESTS = [
     (b"\x16\x03\x01\x02\x00", 1, "TLS"),
     (b"\x05\x01\x00", 1, "SOCKS"),
@@ -138,14 +124,22 @@ OTHER_REQUESTS = [
 ]
 
 
-@pytest.mark.parametrize(("data", "size", "protocol"), OTHER_REQUESTS)
-def test_what_is_no_request_is_told_by_its_first_bytes(
-    data: bytes, size: int, protocol: str
+@pytest.mark.parametrize(
+    ("may_begin", "data", "size", "protocol"),
+    [(may_be_status_line, *other) for other in OTHER_ANSWERS]
+    + [(may_be_request_line, *other) for other in OTHER_REQUESTS],
+)
+def test_what_is_not_http_is_told_by_its_first_bytes(
+    may_begin: Callable[[bytes], bool], data: bytes, size: int, protocol: str
 ) -> None:
     with pytest.raises(NotHTTP) as caught:
-        HeadReader(1000, may_be_request_line).receive_data(data)
+        HeadReader(1000, may_begin).receive_data(data)
     assert caught.value.protocol == protocol
-    reader = HeadReader(1000, may_be_request_line)
+    reader = HeadReader(1000, may_begin)
+    assert reader.receive_data(data[: size - 1]) is None
+    with pytest.raises(NotHTTP):
+        reader.receive_data(data[size - 1 : size])
+    reader = HeadReader(1000, may_begin)
     for i in range(size - 1):
         assert reader.receive_data(data[i : i + 1]) is None
     with pytest.raises(NotHTTP):
