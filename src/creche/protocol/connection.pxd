@@ -46,6 +46,7 @@ cdef class Connection:
     cdef public object observer
 
     cpdef bint must_pause(self) except -1
+    @cython.locals(size=Py_ssize_t)
     cpdef Py_ssize_t kept(self) except? -1
     @cython.locals(buffer=bytearray, end=Py_ssize_t, position=Py_ssize_t)
     cpdef receive_data(self, data, double now, size=*)

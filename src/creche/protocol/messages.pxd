@@ -5,6 +5,7 @@ from creche.protocol.octets cimport cut, memory_of
 
 cdef Py_ssize_t _UNLIMITED
 cdef Py_ssize_t _PART_OVERHEAD
+cdef Py_ssize_t _MAX_TAKEN
 
 
 @cython.final
