@@ -69,7 +69,6 @@ ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
     # Whether a large block of memory is copied when it grows would depend on its neighbours.
     "MALLOC_MMAP_THRESHOLD_": "131072",
-    # Whether a large block of memory is copied when it grows would depend on its neighbours.
 }
 
 INSTRUCTIONS, CALLS = "instructions", "system calls"
