@@ -196,6 +196,70 @@ def test_an_output_that_nobody_reads_ends_it_without_a_traceback() -> None:
             assert process.wait(30) == 0
 
 
+def redirected(redirection: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, with a shell's redirection."""
+    shell = ("sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "creche")
+    return subprocess.run([*shell, *arguments], input="", capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("redirection", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_missing_is_no_error(redirection: str) -> None:
+    async def greet(ws: creche.WebSocket) -> None:
+        await ws.send("hello")
+
+    with in_thread(creche_server(greet)) as port:
+        process = redirected(redirection, "connect", uri(port))
+    assert process.returncode == 0
+    assert "Traceback" not in process.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_an_output_without_room_is_told_in_a_line() -> None:
+    async def talk(ws: creche.WebSocket) -> None:
+        while True:
+            await ws.send("x" * 1000)
+
+    with in_thread(creche_server(talk)) as port:
+        process = redirected(">/dev/full", "connect", uri(port))
+    assert process.returncode == 1
+    lines = process.stderr.splitlines()
+    assert lines[1] == "* the output cannot be written: No space left on device"
+    assert len(lines) == 3
+
+
+def test_a_server_whose_log_nobody_reads_goes_on() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "creche", "serve", "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        port = int(process.stdout.readline().rpartition(":")[2].strip("/\n"))
+        process.stdout.close()
+        for message in ("first", "second"):
+            with BlockingClient(port) as client:
+                client.send(message)
+                assert client.receive() == message
+        process.terminate()
+        assert process.stderr.read() == ""
+
+
+def test_what_came_before_a_bad_end_is_printed(run: Run, stdin: Input) -> None:
+    async def answer(ws: creche.WebSocket) -> None:
+        async for message in ws:
+            await ws.send(message)
+            if message == "enough":
+                await ws.aclose(4000)
+
+    stdin.write("one\nenough\n")
+    with in_thread(creche_server(answer)) as port:
+        status, out, _ = run("connect", uri(port))
+    assert (status, out) == (1, "one\nenough\n")
+
+
 def test_a_bad_end_is_told_by_the_status(run: Run, stdin: Input) -> None:
     async def refuse(ws: creche.WebSocket) -> None:
         await ws.aclose(4000, "not you")

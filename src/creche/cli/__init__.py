@@ -16,6 +16,7 @@ from anyio.abc import TaskStatus
 import creche
 from creche.cli import bench, connect, demo, serve
 from creche.cli.arguments import Command, UsageError
+from creche.cli.console import open_missing_streams
 from creche.protocol import COMPILED
 from creche.protocol.escaping import escape
 
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="version",
         version=f"creche {creche.__version__} ({build}), Python {platform.python_version()}",
     )
+    open_missing_streams()
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in COMMANDS:
         module.add_to(commands)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from collections.abc import Mapping
 from functools import partial
@@ -92,18 +93,24 @@ def _header(text: str) -> tuple[str, str]:
 
 
 async def _talk(ws: creche.WebSocket, console: Console, given: argparse.Namespace) -> int:
+    status = 0
+
     async def send(ws: creche.WebSocket) -> None:
         await console.each_line(lambda line: ws.send(line.encode() if given.binary else line))
         if not console.interactive:
             await anyio.sleep(float("inf") if given.wait is None else given.wait)
 
     async def receive(ws: creche.WebSocket) -> None:
+        nonlocal status
         async for message in ws:
             try:
                 console.show(readable(message) if console.interactive else plain(message))
             # As in: creche connect URI | head -1. A process of its own shows it in the tests.
-            except BrokenPipeError:  # pragma: no cover
+            except OSError as exc:  # pragma: no cover
                 forget_output()
+                if not isinstance(exc, BrokenPipeError):
+                    console.note(f"the output cannot be written: {exc.strerror}")
+                    status = 1
                 return
 
     async def ping(ws: creche.WebSocket) -> None:
@@ -115,8 +122,11 @@ async def _talk(ws: creche.WebSocket, console: Console, given: argparse.Namespac
     try:
         await ws.run(send, receive, *([ping] if given.ping else []))
     except creche.ConnectionClosedError:
+        # What had arrived before it is shown, too.
+        with contextlib.suppress(creche.ConnectionClosedError):
+            await receive(ws)
         return 1
-    return 0
+    return status
 
 
 def plain(message: str | bytes) -> str:

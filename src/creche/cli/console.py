@@ -53,7 +53,7 @@ class Console:
         """Write a message of the server.
 
         Raises:
-            BrokenPipeError: nobody reads the output any more.
+            OSError: it cannot be written; a BrokenPipeError if nobody reads the output any more.
         """
         if self.shown:
             message = escape(message, None, keep="\n\t")
@@ -67,9 +67,28 @@ class Console:
         print(f"* {escape(text, None)}", file=sys.stderr, flush=True)
 
 
+def open_missing_streams() -> None:
+    """Where a process has been started without one of its standard streams, nothing is read, and
+    what is written goes nowhere.
+
+    A socket would otherwise get the number of the missing one.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+
+
 def forget_output() -> None:  # pragma: no cover - see connect.py
-    """Nobody reads the output any more: let what is buffered go nowhere at the end."""
+    """Nobody reads the output any more, or it has no room: let what is buffered go nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def say(text: str) -> None:
+    """Write a line of a log: who serves goes on where it cannot be written."""
+    try:
+        print(text, flush=True)
+    except OSError:  # pragma: no cover - as in: creche serve | head -1
+        forget_output()
 
 
 # What tells the thread that nobody wants more: the event loop has ended, or is about to.

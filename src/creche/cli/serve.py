@@ -15,6 +15,7 @@ from anyio.abc import SocketAttribute
 import creche
 from creche.addresses import check_listening
 from creche.cli.arguments import Command, UsageError, add_backend, port
+from creche.cli.console import say
 
 # Where --tls is said without a file.
 MADE = ""
@@ -78,7 +79,7 @@ async def run(
     async def handler(ws: creche.WebSocket) -> None:
         address = ws.extra(SocketAttribute.remote_address)
         client = f"{address[0]} port {address[1]}"
-        print(f"+ {client}", flush=True)
+        say(f"+ {client}")
         try:
             async for message in ws:
                 if given.broadcast:
@@ -86,7 +87,7 @@ async def run(
                 else:
                     await ws.send(message)
         finally:
-            print(f"- {client}", flush=True)
+            say(f"- {client}")
 
     with tempfile.TemporaryDirectory() as directory:
         async with creche.serving(
@@ -97,6 +98,6 @@ async def run(
                 path = Path(directory) / "ca.pem"
                 path.write_bytes(ca)
                 advice = f" --ca {path}"
-            print(f"listening at {server.url}", flush=True)
-            print(f"try: creche connect {server.url}{advice}", flush=True)
+            say(f"listening at {server.url}")
+            say(f"try: creche connect {server.url}{advice}")
             await anyio.sleep_forever()
