@@ -14,6 +14,8 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 RSV1 = 0x40
 
 TOO_BIG = 1009
+# A message that is taken whole is of no more bytes, also where no limit is set.
+LONGEST = 2**63 - 1
 # What may stand in a close frame (RFC 6455 7.4).
 SENDABLE = frozenset({*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)})
 
@@ -212,7 +214,7 @@ class Reader:
         finally:
             # Of what is broken behind max_size nobody knows.
             if message.compressed:
-                decoded.may_be_too_big = self.max_size < 2**64
+                decoded.may_be_too_big = self.max_size < LONGEST
         if not final:
             return
         if message.size > self.max_size:

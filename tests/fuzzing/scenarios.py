@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from fuzzing.choices import Choices, one_of, rarely
-from fuzzing.reference import BINARY, CLOSE, CONTINUATION, PING, PONG, RSV1, TEXT
+from fuzzing.reference import BINARY, CLOSE, CONTINUATION, LONGEST, PING, PONG, RSV1, TEXT
 
 BOUNDARIES = (
     *(0, 1, 2, 3, 124, 125, 126, 127, 128, 255, 256, 65535, 65536, 65537),
@@ -67,8 +67,10 @@ class Scenario:
     @property
     def max_size(self) -> int | None:
         """The largest message that may be taken; in parts it may be any."""
-        size: int | None = None if self.taking == "part" else self.options["max_size"]
-        return size
+        if self.taking == "part":
+            return None
+        size: int | None = self.options["max_size"]
+        return LONGEST if size is None else size
 
 
 class Maker:

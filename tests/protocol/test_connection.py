@@ -657,6 +657,15 @@ def test_a_length_that_max_size_does_not_allow_ends_the_connection_with_1009(
         assert connection.kept() == 0
 
 
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_without_max_size_a_message_may_have_any_length_that_a_frame_may_have(beyond: int) -> None:
+    connection = make(max_size=None)
+    connection.receive_data(frame(BINARY, b"x", fin=False), 0)
+    connection.receive_data(declared(CONTINUATION, 2**63 - 2 + beyond), 0)
+    assert connection.next_message(0) is None
+    assert isinstance(connection.failure, PayloadTooBig) is (beyond == 1)
+
+
 @pytest.mark.parametrize("length", [2**63, 2**64 - 1])
 def test_a_length_with_its_most_significant_bit_is_malformed(length: int) -> None:
     connection = make(max_size=None)
