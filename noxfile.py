@@ -208,15 +208,17 @@ def fuzz(session: nox.Session) -> None:
     """Fuzz the compiled modules, 20 seconds a target; --seconds, --only, --corpus, --planted.
 
     They are built with AddressSanitizer and UndefinedBehaviorSanitizer, and shown to end on planted
-    faults. The inputs that it begins with reach nine tenths of protocol/ by themselves.
+    faults. The inputs that it begins with reach nine tenths of protocol/ and handshake/ by
+    themselves.
     """
     requires = PROJECT["build-system"]["requires"]
     session.install("anyio>=4.16", "h11", "trio>=0.31", "coverage[toml]>=7", *requires)
     reinstall(session, "--editable", ".")
-    seeds = ("--branch", "--source", "creche.protocol", "tests/fuzzing/targets.py")
+    source = "creche.protocol,creche.handshake"
+    seeds = ("--branch", "--source", source, "tests/fuzzing/targets.py")
     environment = {"PYTHONPATH": "tests", "COVERAGE_FILE": f"{session.create_tmp()}/coverage"}
     session.run("coverage", "run", *seeds, env=environment)
-    report = ("--include", "*/creche/protocol/*", "--fail-under", "90")
+    report = ("--include", "*/creche/protocol/*,*/creche/handshake/*", "--fail-under", "90")
     session.run("coverage", "report", *report, env=environment)
     # Not every Python and system has atheris.
     for requirement in nox.project.dependency_groups(PROJECT, "fuzz"):

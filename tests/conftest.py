@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sniffio
 
-from creche.link import Link
+from creche.connection.link import Link
 from creche.protocol import COMPILED
 from support import BACKENDS, make_tls
 

@@ -13,7 +13,7 @@ import websockets
 from aiohttp import ClientWebSocketResponse, web
 
 import creche
-from creche.websocket import Handler
+from creche.connection.websocket import Handler
 
 # What gives the port of a running server, as an async context manager.
 Server = Callable[[ssl.SSLContext | None], Any]

@@ -26,15 +26,15 @@ import trustme
 from anyio.lowlevel import checkpoint, current_token
 
 import creche
+from creche.handshake.client import ClientHandshake
+from creche.handshake.extensions import ExtensionFactory
+from creche.handshake.server import ServerHandshake
+from creche.handshake.uri import parse_uri
 from creche.protocol import COMPILED
-from creche.protocol.client_handshake import ClientHandshake
 from creche.protocol.connection import Connection
-from creche.protocol.extensions import ExtensionFactory
 from creche.protocol.frames import TEXT, FrameHeader, append_frame
 from creche.protocol.masking import new_key
-from creche.protocol.server_handshake import ServerHandshake
 from creche.protocol.states import Side
-from creche.protocol.uri import parse_uri
 from creche.testing import MemoryByteStream, memory_byte_pair
 
 T = TypeVar("T")

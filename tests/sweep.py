@@ -35,7 +35,7 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSListener, TLSStream
 
 import creche
-from creche.budget import current_budget
+from creche.engine.budget import current_budget
 from creche.protocol.connection import Connection
 from creche.protocol.frames import BINARY, TEXT
 from creche.protocol.states import Side

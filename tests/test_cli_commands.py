@@ -23,7 +23,7 @@ from prompt_toolkit.output import DummyOutput
 
 import creche
 from creche import cli
-from creche.websocket import Handler
+from creche.connection.websocket import Handler
 from peers import creche_server, in_thread
 from support import BACKENDS, BlockingClient, echo, free_port
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from creche import PerMessageDeflate, options
+from creche.handshake.headers import Headers
 from creche.options import (
     CLIENT_DEFAULTS,
     SERVER_DEFAULTS,
@@ -19,7 +20,6 @@ from creche.options import (
     reconnect_options,
     server_options,
 )
-from creche.protocol.headers import Headers
 
 
 def test_every_option_is_declared_has_a_default_and_is_checked() -> None:

@@ -6,12 +6,14 @@ What this module names is the public API, together with creche.testing. Everythi
 from __future__ import annotations
 
 from creche._version import __version__
-from creche.auth import basic_auth
-from creche.broadcast import broadcast
-from creche.byte_stream import as_byte_stream
-from creche.client import client_websocket, connect, connect_unix
-from creche.codec import codec
-from creche.deciding import PendingRequest, deciding
+from creche.client.connect import client_websocket, connect, connect_unix
+from creche.client.reconnect import Connections, process_exception, reconnect, reconnecting
+from creche.connection.broadcast import broadcast
+from creche.connection.byte_stream import as_byte_stream
+from creche.connection.codec import codec
+from creche.connection.handlers import ConnectionTaskGroup
+from creche.connection.streams import ReceiveStream, SendStream
+from creche.connection.websocket import WebSocket, discard
 from creche.exceptions import (
     ConnectionAlreadyClosed,
     ConnectionClosed,
@@ -32,7 +34,10 @@ from creche.exceptions import (
     ProxyError,
     WebSocketError,
 )
-from creche.handlers import ConnectionTaskGroup
+from creche.handshake.deflate import PerMessageDeflate
+from creche.handshake.extensions import ExtensionFactory, Parameters
+from creche.handshake.headers import Headers
+from creche.handshake.http import Request, Response
 from creche.options import (
     Attempt,
     ClientHandshakeOptions,
@@ -44,13 +49,11 @@ from creche.options import (
     ServerOptions,
 )
 from creche.protocol.closing import Close
-from creche.protocol.deflate import PerMessageDeflate
-from creche.protocol.extensions import Extension, ExtensionFactory, Parameters
-from creche.protocol.headers import Headers
-from creche.protocol.http import Request, Response
+from creche.protocol.extensions import Extension
 from creche.protocol.prepared import PreparedMessage
-from creche.reconnect import Connections, process_exception, reconnect, reconnecting
-from creche.server import (
+from creche.server.auth import basic_auth
+from creche.server.deciding import PendingRequest, deciding
+from creche.server.server import (
     Server,
     ServerStats,
     serve,
@@ -59,8 +62,6 @@ from creche.server import (
     server_websocket,
     serving,
 )
-from creche.streams import ReceiveStream, SendStream
-from creche.websocket import WebSocket, discard
 
 __all__ = [
     "Attempt",

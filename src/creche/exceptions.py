@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import anyio
 
-from creche.protocol.closing import ABNORMAL, Close
-from creche.protocol.exceptions import (
+from creche.handshake.exceptions import (
     HandshakeError,
     InvalidHeader,
     InvalidMessage,
@@ -20,11 +19,10 @@ from creche.protocol.exceptions import (
     InvalidUpgrade,
     InvalidURI,
     NegotiationError,
-    PayloadTooBig,
-    ProtocolError,
     ProxyError,
-    WebSocketError,
 )
+from creche.protocol.closing import ABNORMAL, Close
+from creche.protocol.exceptions import PayloadTooBig, ProtocolError, WebSocketError
 
 __all__ = [
     "ConnectionAlreadyClosed",

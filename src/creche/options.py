@@ -14,29 +14,31 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, cast
 
 from creche._version import __version__
-from creche.addresses import check_host, check_ip_address, check_port
-from creche.protocol.deflate import PerMessageDeflate
-from creche.protocol.extensions import ExtensionFactory, check_extensions
-from creche.protocol.forwarding import check_trusted_proxies
-from creche.protocol.handshake import check_additional, check_subprotocols, taken
-from creche.protocol.headers import Headers, HeadersLike
-from creche.protocol.http import Request, Response
-from creche.protocol.proxies import parse_proxy
-from creche.protocol.redaction import shown_authority
-from creche.protocol.server_handshake import (
+from creche.handshake.addresses import check_host, check_ip_address, check_port
+from creche.handshake.deflate import PerMessageDeflate
+from creche.handshake.extensions import ExtensionFactory, check_extensions
+from creche.handshake.forwarding import check_trusted_proxies
+from creche.handshake.headers import Headers, HeadersLike
+from creche.handshake.http import Request, Response
+from creche.handshake.proxies import parse_proxy
+from creche.handshake.redaction import shown_authority
+from creche.handshake.rules import check_additional, check_subprotocols, taken
+from creche.handshake.server import (
     Hosts,
     Origins,
     check_hosts,
     check_origins,
 )
-from creche.protocol.uri import certificate_name, encode_origin
-from creche.tracing import Trace
+from creche.handshake.uri import certificate_name, encode_origin
 
 SelectSubprotocol = Callable[[Request, Sequence[str]], str | Awaitable[str | None] | None]
 ProcessRequest = Callable[[Request], Response | Awaitable[Response | None] | None]
 ProcessResponse = Callable[[Request, Response], Response | Awaitable[Response | None] | None]
 
 ProcessException = Callable[[Exception], Exception | None]
+
+#: Called with the name of an event and what is known of it.
+Trace = Callable[[str, dict[str, Any]], object]
 
 
 @dataclass(frozen=True, slots=True)

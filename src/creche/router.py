@@ -12,12 +12,12 @@ from urllib.parse import quote, unquote
 import anyio
 from anyio.abc import TaskStatus
 
-from creche.addresses import check_authority
+from creche.connection.websocket import WebSocket
+from creche.handshake.addresses import check_authority
+from creche.handshake.http import Request, Response
+from creche.handshake.server import reject
 from creche.options import ProcessRequest, ServerOptions
-from creche.protocol.http import Request, Response
-from creche.protocol.server_handshake import reject
-from creche.server import Server, serving
-from creche.websocket import WebSocket
+from creche.server.server import Server, serving
 
 try:
     from werkzeug.exceptions import HTTPException, NotFound

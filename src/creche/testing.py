@@ -9,14 +9,14 @@ from typing import Unpack
 import anyio
 from anyio.abc import ByteStream
 
-from creche.background import Background
+from creche.connection.websocket import WebSocket
+from creche.engine.background import Background
+from creche.handshake.client import ClientHandshake
+from creche.handshake.server import ServerHandshake
+from creche.handshake.uri import parse_uri
 from creche.options import ConnectionOptions, client_options
-from creche.protocol.client_handshake import ClientHandshake
-from creche.protocol.server_handshake import ServerHandshake
 from creche.protocol.states import Side
-from creche.protocol.uri import parse_uri
 from creche.transports.streams import StreamTransport
-from creche.websocket import WebSocket
 
 __all__ = ["MemoryByteStream", "memory_byte_pair", "memory_pair"]
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import count, cycle, islice
 
+from creche.handshake.rules import accept_key
 from creche.protocol.frames import BINARY, CLOSE, TEXT, append_frame
-from creche.protocol.handshake import accept_key
 from servers import CAST, FEED, FEED_MESSAGES, MESSAGE
 from support import REQUEST, connect_socket, open_socket
 

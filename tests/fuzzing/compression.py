@@ -21,8 +21,8 @@ LIMIT = 2**20
 
 def fuzz_inflate(data: bytes) -> None:
     """A compressed message."""
-    _, [deflate] = INSTALLED.extensions.choose_from(
-        [INSTALLED.deflate.PerMessageDeflate()], "permessage-deflate"
+    _, [deflate] = INSTALLED.handshake.extensions.choose_from(
+        [INSTALLED.handshake.deflate.PerMessageDeflate()], "permessage-deflate"
     )
     deflate.begin()
     left = LIMIT
@@ -54,12 +54,12 @@ def some_factory(choices: Choices) -> dict[str, Any]:
 
 def agree(build: Build, client: dict[str, Any], server: dict[str, Any]) -> tuple[str, Any, Any]:
     """The header of the answer, and the extensions of both ends; None where there is none."""
-    extensions, factory = build.extensions, build.deflate.PerMessageDeflate
+    extensions, factory = build.handshake.extensions, build.handshake.deflate.PerMessageDeflate
     asking, answering = [factory(**client)], [factory(**server)]
     answer, chosen = extensions.choose_from(answering, extensions.format_offers(asking))
     try:
         agreed = extensions.agree_on(asking, answer)
-    except build.exceptions.NegotiationError as exc:
+    except build.handshake.exceptions.NegotiationError as exc:
         return str(exc), None, None
     return answer, *(agreed or [None]), *(chosen or [None])
 

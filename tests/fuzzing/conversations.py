@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from creche.handshake.deflate import PerMessageDeflate
+from creche.handshake.extensions import agree_on, choose_from, format_offers
 from creche.protocol.closing import POLICY_VIOLATION, make_close
 from creche.protocol.connection import Connection
-from creche.protocol.deflate import PerMessageDeflate
-from creche.protocol.extensions import Extension, agree_on, choose_from, format_offers
+from creche.protocol.extensions import Extension
 from creche.protocol.frames import CONTINUATION
 from creche.protocol.messages import encode_message, message_opcode
 from creche.protocol.prepared import PreparedMessage

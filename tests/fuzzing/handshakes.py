@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from creche.protocol.client_handshake import ClientHandshake
-from creche.protocol.deflate import PerMessageDeflate
-from creche.protocol.exceptions import HandshakeError, Rejection
-from creche.protocol.extensions import agree_on, choose_from, parse_extensions
-from creche.protocol.forwarding import client_key, find_client
-from creche.protocol.handshake import accept_key
-from creche.protocol.headers import Headers
-from creche.protocol.proxies import ConnectHandshake, Proxy, parse_proxy
-from creche.protocol.redirects import redirected
-from creche.protocol.server_handshake import ServerHandshake, offered_subprotocols
-from creche.protocol.uri import parse_uri
+from creche.handshake.client import ClientHandshake
+from creche.handshake.deflate import PerMessageDeflate
+from creche.handshake.exceptions import HandshakeError, Rejection
+from creche.handshake.extensions import agree_on, choose_from, parse_extensions
+from creche.handshake.forwarding import client_key, find_client
+from creche.handshake.headers import Headers
+from creche.handshake.proxies import ConnectHandshake, Proxy, parse_proxy
+from creche.handshake.redirects import redirected
+from creche.handshake.rules import accept_key
+from creche.handshake.server import ServerHandshake, offered_subprotocols
+from creche.handshake.uri import parse_uri
 from fuzzing.choices import pieces
 
 URI = parse_uri("wss://user:password@server.example/path?query")

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from creche.handshake.forwarding import check_trusted_proxies, client_key, find_client
+from creche.handshake.headers import Headers
+from creche.handshake.proxies import bypasses
+from creche.handshake.redaction import shown_authority, shown_path, without_secrets
+from creche.handshake.rules import check_additional, check_subprotocols, check_switching
+from creche.handshake.server import check_hosts, check_origins
+from creche.handshake.targets import origin_host, parse_authority, parse_target
+from creche.handshake.uri import encode_host, encode_origin
 from creche.protocol.escaping import escape, quote
-from creche.protocol.forwarding import check_trusted_proxies, client_key, find_client
-from creche.protocol.handshake import check_additional, check_subprotocols, check_switching
-from creche.protocol.headers import Headers
-from creche.protocol.proxies import bypasses
-from creche.protocol.redaction import shown_authority, shown_path, without_secrets
-from creche.protocol.server_handshake import check_hosts, check_origins
-from creche.protocol.targets import origin_host, parse_authority, parse_target
-from creche.protocol.uri import encode_host, encode_origin
 
 CHECKS: tuple[Callable[[str], Any], ...] = (
     encode_host,

@@ -117,7 +117,7 @@ FAULTS = [
     ),
     Fault(
         "round and round behind a newline at the end of a header",
-        "protocol/extensions.py",
+        "handshake/extensions.py",
         r"[ \t]*(?:,|\Z)",
         r"[ \t]*(?:,|$)",
     ),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import zlib
 
+from creche.handshake.deflate import PerMessageDeflate
+from creche.handshake.extensions import choose_from
 from creche.protocol.closing import make_close
 from creche.protocol.connection import Connection
-from creche.protocol.deflate import PerMessageDeflate
-from creche.protocol.extensions import Extension, choose_from
+from creche.protocol.extensions import Extension
 from creche.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, append_frame
 from creche.protocol.states import Side
 from fuzzing.choices import pieces

@@ -19,9 +19,9 @@ from setuptools.command.build_ext import build_ext
 TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
 
-# What is fuzzed: every module of protocol/, and what else reads a peer's bytes. The tests, which
-# gcc is for, want all that a wheel has.
-FUZZED = ("creche.protocol.", "creche.transports.tls")
+# What is fuzzed: every module of protocol/ and handshake/, and what else reads a peer's bytes. The
+# tests, which gcc is for, want all that a wheel has.
+FUZZED = ("creche.protocol.", "creche.handshake.", "creche.transports.tls")
 
 # Python's own flags come first, among them -fwrapv or -fno-strict-overflow: with either of them an
 # overflow is no fault, and is not reported. -g1 gives lines to the stack in a report.

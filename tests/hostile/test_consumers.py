@@ -145,8 +145,8 @@ async def test_a_broadcast_returns_at_once_whatever_slow_readers_do() -> None:
 async def test_a_broadcast_is_one_pass_and_its_writing_is_spread_over_turns(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("creche.transports.polling.LONGEST_SHARE", 0)
-    monkeypatch.setattr(sys.modules["creche.broadcast"], "_WRITTEN_AT_ONCE", 2)
+    monkeypatch.setattr("creche.engine.polling.LONGEST_SHARE", 0)
+    monkeypatch.setattr(sys.modules["creche.connection.broadcast"], "_WRITTEN_AT_ONCE", 2)
     members: list[creche.WebSocket] = []
     writes: list[object] = []
 

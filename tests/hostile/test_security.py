@@ -14,15 +14,15 @@ import anyio
 import pytest
 
 import creche
+from creche.engine.read_buffer import read_buffer
+from creche.handshake.exceptions import Rejection
+from creche.handshake.reading import MAX_BODY_BYTES
+from creche.handshake.rules import accept_key
+from creche.handshake.server import ServerHandshake
 from creche.protocol import COMPILED
-from creche.protocol.exceptions import Rejection
 from creche.protocol.frames import BINARY, TEXT
-from creche.protocol.handshake import accept_key
-from creche.protocol.http import MAX_BODY_BYTES
 from creche.protocol.masking import new_key
-from creche.protocol.server_handshake import ServerHandshake
 from creche.testing import memory_byte_pair
-from creche.transports.sockets import read_buffer
 from support import echo, raw_client, settle, until
 
 pytestmark = pytest.mark.anyio

@@ -3,25 +3,23 @@ from __future__ import annotations
 import pytest
 
 from creche.exceptions import ConnectionClosedError
-from creche.options import Attempt
-from creche.protocol.closing import Close
-from creche.protocol.escaping import MAX_SHOWN, MAX_TEXT, escape, quote
-from creche.protocol.exceptions import (
+from creche.handshake.exceptions import (
     InvalidHeader,
     InvalidMessage,
     InvalidRedirect,
     InvalidUpgrade,
     InvalidURI,
     NegotiationError,
-    PayloadTooBig,
-    ProtocolError,
     ProxyError,
     Rejection,
-    WebSocketError,
 )
-from creche.protocol.headers import Headers
-from creche.protocol.http import Request, Response
-from creche.protocol.uri import parse_uri
+from creche.handshake.headers import Headers
+from creche.handshake.http import Request, Response
+from creche.handshake.uri import parse_uri
+from creche.options import Attempt
+from creche.protocol.closing import Close
+from creche.protocol.escaping import MAX_SHOWN, MAX_TEXT, escape, quote
+from creche.protocol.exceptions import PayloadTooBig, ProtocolError, WebSocketError
 
 # C0, DEL, C1, separators, bidirectional controls, an invisible one, and half a character.
 EVIL = "\n\r\t\0\x1b[2J\x7f\x85\x9b\xa0\u2028\u2029\u202a\u202e\u2066\u2069\u200b\ufeff\ud800"

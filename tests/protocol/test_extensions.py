@@ -4,12 +4,10 @@ from typing import Any
 
 import pytest
 
-from creche.protocol.connection import Connection
-from creche.protocol.deflate import PerMessageDeflate
-from creche.protocol.exceptions import InvalidHeader, NegotiationError, ProtocolError
-from creche.protocol.extensions import (
+from creche.handshake.deflate import PerMessageDeflate
+from creche.handshake.exceptions import InvalidHeader, NegotiationError
+from creche.handshake.extensions import (
     MAX_OFFERS,
-    Extension,
     ExtensionFactory,
     Parameters,
     agree_on,
@@ -18,6 +16,9 @@ from creche.protocol.extensions import (
     format_offers,
     parse_extensions,
 )
+from creche.protocol.connection import Connection
+from creche.protocol.exceptions import ProtocolError
+from creche.protocol.extensions import Extension
 from creche.protocol.frames import BINARY, CONTINUATION, PING, append_frame
 from creche.protocol.states import Side
 

@@ -6,22 +6,18 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from creche.protocol.client_handshake import ClientHandshake
-from creche.protocol.deflate import PerMessageDeflate
-from creche.protocol.exceptions import (
-    HandshakeError,
-    InvalidHeader,
-    InvalidStatus,
-    Rejection,
-)
-from creche.protocol.extensions import choose_from, parse_extensions
-from creche.protocol.handshake import accept_key
-from creche.protocol.http import MAX_BODY_BYTES, HeadReader, Response
-from creche.protocol.proxies import ConnectHandshake, parse_proxy
-from creche.protocol.redirects import redirected
-from creche.protocol.server_handshake import ServerHandshake
-from creche.protocol.start_lines import may_be_request_line
-from creche.protocol.uri import parse_uri
+from creche.handshake.client import ClientHandshake
+from creche.handshake.deflate import PerMessageDeflate
+from creche.handshake.exceptions import HandshakeError, InvalidHeader, InvalidStatus, Rejection
+from creche.handshake.extensions import choose_from, parse_extensions
+from creche.handshake.http import Response
+from creche.handshake.proxies import ConnectHandshake, parse_proxy
+from creche.handshake.reading import MAX_BODY_BYTES, HeadReader
+from creche.handshake.redirects import redirected
+from creche.handshake.rules import accept_key
+from creche.handshake.server import ServerHandshake
+from creche.handshake.start_lines import may_be_request_line
+from creche.handshake.uri import parse_uri
 from support import REQUEST, assert_linear
 
 NO_LIMIT = 2**40

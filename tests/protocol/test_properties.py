@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 import creche
+from creche.handshake.deflate import PerMessageDeflate
+from creche.handshake.extensions import agree_on, choose_from, format_offers
 from creche.protocol.closing import make_close
 from creche.protocol.connection import Connection
-from creche.protocol.deflate import PerMessageDeflate
-from creche.protocol.extensions import agree_on, choose_from, format_offers
 from creche.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, append_frame
 from creche.protocol.states import Side, State
 from fuzzing.scenarios import Scenario, make_scenario

@@ -14,13 +14,14 @@ import pytest
 from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSAttribute, TLSStream
 
-from creche.background import Background
+from creche.engine.background import Background
+from creche.engine.polling import Readiness
+from creche.engine.read_buffer import read_buffer
 from creche.transports import sockets
 from creche.transports.base import NOBODY, READ_SIZE, Receiver
 from creche.transports.callback_sockets import CallbackSocketTransport
 from creche.transports.dialing import open_transport
-from creche.transports.polling import Readiness
-from creche.transports.sockets import SocketTransport, read_buffer, retry
+from creche.transports.sockets import SocketTransport, retry
 from creche.transports.tls import TLS_RECORD, TLSSocket
 from support import settle, until
 

@@ -8,7 +8,7 @@ import anyio
 import pytest
 from anyio.abc import ByteStream, SocketAttribute
 
-from creche.background import Background
+from creche.engine.background import Background
 from creche.testing import memory_byte_pair
 from creche.transports.base import Receiver
 from creche.transports.sockets import SocketTransport

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 from typing import Any
 
-from creche.addresses import check_port
-from creche.client import check_target
+from creche.client.connect import check_target
+from creche.handshake.addresses import check_port
+from creche.handshake.exceptions import InvalidURI
 from creche.options import MOST_SECONDS, client_options
-from creche.protocol.exceptions import InvalidURI
 
 # What a command does; it returns the exit status, None for 0.
 Command = Callable[[], Awaitable[int | None]]

@@ -22,7 +22,7 @@ from creche.cli.arguments import (
     seconds,
 )
 from creche.cli.console import Console, forget_output, open_console
-from creche.protocol.redaction import without_secrets
+from creche.handshake.redaction import without_secrets
 
 
 def add_to(commands: Any) -> None:

@@ -13,9 +13,9 @@ import anyio
 from anyio.abc import SocketAttribute
 
 import creche
-from creche.addresses import check_listening
 from creche.cli.arguments import Command, UsageError, add_backend, port
 from creche.cli.console import say
+from creche.handshake.addresses import check_listening
 
 # Where --tls is said without a file.
 MADE = ""

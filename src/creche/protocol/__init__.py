@@ -9,31 +9,19 @@ from __future__ import annotations
 from importlib import import_module
 
 MODULES = (
-    "client_handshake",
     "closing",
     "connection",
     "deflate",
     "escaping",
     "exceptions",
     "extensions",
-    "forwarding",
     "frames",
-    "handshake",
-    "headers",
-    "http",
     "masking",
     "messages",
     "pings",
     "prepared",
-    "proxies",
-    "redaction",
-    "redirects",
-    "server_handshake",
-    "start_lines",
     "states",
-    "targets",
     "timers",
-    "uri",
 )
 
 

@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
-from creche.transports.polling import Readiness
+from creche.engine.polling import Readiness
 
-# So many bytes are read at once; of a payload that has begun, so many.
+# So many bytes are read at once; of a payload that has begun, as many as the read buffer takes.
 READ_SIZE = 2**17
-LARGE_READ_SIZE = 2**20
 
 
 class Receiver:

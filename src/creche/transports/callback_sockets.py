@@ -10,8 +10,8 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+from creche.engine.polling import Readiness
 from creche.transports.base import Receiver, TaskStarter
-from creche.transports.polling import Readiness
 from creche.transports.sockets import SocketTransport
 from creche.transports.tls import TLSSocket
 

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 from anyio.streams.tls import TLSStream
 
-from creche.protocol.start_lines import (
+from creche.handshake.start_lines import (
     JUDGED_BYTES,
     may_be_request_line,
     may_be_status_line,

@@ -26,11 +26,11 @@ from typing import Any, TypeVar
 
 import anyio
 from anyio.abc import SocketAttribute
-from anyio.lowlevel import RunVar, checkpoint
+from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSAttribute
 
 from creche.protocol.escaping import escape
-from creche.transports.base import LARGE_READ_SIZE, READ_SIZE, Receiver, TaskStarter, Transport
+from creche.transports.base import READ_SIZE, Receiver, TaskStarter, Transport
 from creche.transports.tls import TLSSocket
 
 if sys.platform == "win32":  # pragma: no cover - the tests run on Linux
@@ -52,27 +52,8 @@ _CAN_GATHER = hasattr(socket.socket, "sendmsg")
 
 _WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
-# One buffer per event loop, never per process: recv_into releases the GIL, and loops in two
-# threads would read each other's bytes. Nothing keeps a view of it across a wait.
-_buffer: RunVar[bytearray] = RunVar("creche_read_buffer")
-
-
 # The read buffer of a transport that has not been started.
 _NOTHING = bytearray()
-
-
-def read_buffer() -> bytearray:
-    """The buffer that this event loop reads into.
-
-    To be called in a task: callbacks of an event loop are in none, and AnyIO then cannot tell which
-    loop it is, unless anyio.run() has started it.
-    """
-    try:
-        return _buffer.get()
-    except LookupError:
-        buffer = bytearray(LARGE_READ_SIZE)
-        _buffer.set(buffer)
-        return buffer
 
 
 def set_nodelay(sock: socket.socket) -> None:

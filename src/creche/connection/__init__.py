@@ -1,0 +1,1 @@
+"""One open connection, from the opening handshake over a transport to its end."""

@@ -1,0 +1,5 @@
+from creche.connection.link cimport Link
+
+
+cdef class Endpoint:
+    cdef public Link _link

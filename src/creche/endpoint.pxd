@@ -1,5 +1,0 @@
-from creche.link cimport Link
-
-
-cdef class Endpoint:
-    cdef public Link _link

@@ -1,0 +1,1 @@
+"""The opening handshake without I/O: requests, answers, and what both sides make of them."""

@@ -1,0 +1,1 @@
+"""The ways to serve, and what befalls each client."""

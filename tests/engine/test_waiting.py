@@ -1,0 +1,183 @@
+"""When tasks go on, and when the kernel is called: what docs/performance.md says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+import creche
+from creche.engine.waiting import AsyncioWaiter
+from creche.protocol.frames import BINARY, TEXT, append_frame
+from support import NotedSocket, RawPeer, raw_client, settle, until
+
+pytestmark = pytest.mark.anyio
+
+Calls = list[tuple[Any, ...]]
+
+
+@asynccontextmanager
+async def noted(**options: Any) -> AsyncIterator[tuple[creche.WebSocket, RawPeer, Calls]]:
+    """The server's end of a connection, whose socket notes what is asked of it."""
+    members: list[creche.WebSocket] = []
+    calls: Calls = []
+
+    async def handler(ws: creche.WebSocket) -> None:
+        members.append(ws)
+        await ws._link._wait_gone()
+
+    async with creche.serving(handler, "127.0.0.1", close_timeout=0.1, **options) as server:
+        async with raw_client(server.url) as peer:
+            await until(lambda: members)
+            NotedSocket.put_under(members[0], lambda _, *call: calls.append(call))
+            yield members[0], peer, calls
+
+
+# Writing
+
+
+@pytest.fixture
+def clock_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pause is noticed, and the budget is one of operations alone."""
+    monkeypatch.setattr("creche.connection.link._PAUSE", 60)
+    monkeypatch.setattr("creche.engine.budget.perf_counter", lambda: 0.0)
+
+
+@pytest.mark.usefixtures("clock_stands_still")
+async def test_a_loop_of_sends_is_written_together() -> None:
+    async with noted() as (ws, _, calls):
+        for _ in range(96):
+            await ws.send(b"1234")
+        await settle()
+        first, *sizes = [data for name, data in calls if name == "send"]
+    assert first == b"\x82\x041234"  # at once
+    assert sum(sizes) == 95 * 6
+    assert len(sizes) <= 96 // 32
+
+
+@pytest.mark.usefixtures("clock_stands_still")
+async def test_what_follows_in_a_turn_is_written_at_its_end() -> None:
+    async with noted() as (ws, _, calls):
+        for _ in range(3):
+            ws.send_nowait(b"1234")
+        assert calls == [("send", b"\x82\x041234")]
+        await settle()
+        assert calls[1:] == [("send", 12)]
+        ws.send_nowait(b"1234")  # in another turn
+        assert len(calls) == 3
+
+
+async def test_a_message_after_a_pause_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("creche.connection.link._PAUSE", 0)  # any time at all is one
+    async with noted() as (ws, _, calls):
+        for count in range(1, 4):
+            ws.send_nowait(b"")
+            assert len(calls) == count
+
+
+async def test_a_small_message_to_many_is_one_object_for_all_of_them() -> None:
+    async with noted() as (ws, _, calls), noted() as (other, _, others_calls):
+        assert creche.broadcast([ws, other], "x" * 100) == []
+        [(_, data)], [(_, others_data)] = calls, others_calls
+        assert data == b"\x81\x64" + b"x" * 100
+        assert data is others_data
+
+
+async def test_a_large_payload_is_given_to_the_kernel_as_it_is() -> None:
+    payload = b"x" * 2**15
+    async with noted() as (ws, _, calls):
+        ws.send_nowait(payload)
+        assert calls[0][0] == "sendmsg"
+        assert calls[0][2] is payload
+
+
+# Reading
+
+
+async def test_a_payload_that_has_begun_is_read_by_up_to_1_mib_at_once() -> None:
+    frame = bytearray()
+    append_frame(frame, BINARY, bytes(3 * 2**20), b"abcd")
+    async with noted(max_size=None) as (ws, peer, calls):
+        await peer.stream.send(bytes(frame))
+        assert len(await ws.receive()) == 3 * 2**20
+    limits = [size for name, size in calls if name == "recv_into"]
+    assert limits[0] == 2**17
+    assert max(limits) == 2**20
+
+
+async def test_on_asyncio_a_task_goes_on_in_the_callback_that_read_its_message(
+    anyio_backend_name: str,
+) -> None:
+    if anyio_backend_name != "asyncio":
+        pytest.skip("a task of trio goes on in the next turn")
+    frame = bytearray()
+    append_frame(frame, TEXT, b"x", b"abcd")
+    received: list[list[str | bytes]] = []
+
+    def read(ws: creche.WebSocket, messages: list[str | bytes]) -> None:
+        ws._link.data_received(frame, len(frame))
+        received.append(messages[:])
+        ws._link.reading_done()
+        received.append(messages[:])
+
+    async with noted() as (ws, _, _calls):
+        messages: list[str | bytes] = []
+
+        async def receive() -> None:
+            messages.append(await ws.receive())
+
+        task = asyncio.create_task(receive())
+        await settle()
+        asyncio.get_running_loop().call_soon(read, ws, messages)
+        await task
+    assert received == [[], ["x"]]
+
+
+# What a task of asyncio takes for a future
+
+
+class Waiting:
+    """A task that waits once."""
+
+    def __init__(self) -> None:
+        self.waiter = AsyncioWaiter(asyncio.get_running_loop())
+        self.task = asyncio.create_task(self._run())
+
+    async def _run(self) -> str:
+        await self.waiter.wait()
+        return "done"
+
+
+@pytest.fixture
+async def waiting(anyio_backend_name: str) -> Waiting:
+    if anyio_backend_name != "asyncio":
+        pytest.skip("it is asyncio's")
+    waiting = Waiting()
+    await asyncio.sleep(0)
+    return waiting
+
+
+async def test_a_waiter_is_woken_once(waiting: Waiting) -> None:
+    assert waiting.waiter.get_loop() is asyncio.get_running_loop()
+    assert waiting.waiter.wake()
+    assert not waiting.waiter.wake()
+    assert not waiting.waiter.resume()
+    assert await waiting.task == "done"
+
+
+async def test_a_waiter_is_cancelled_with_its_task(waiting: Waiting) -> None:
+    waiting.task.cancel("why")
+    waiting.task.cancel("again")  # before it has noticed
+    assert not waiting.waiter.wake()
+    with pytest.raises(asyncio.CancelledError, match="why"):
+        await waiting.task
+
+
+async def test_a_task_that_is_woken_and_then_cancelled_is_cancelled(waiting: Waiting) -> None:
+    waiting.waiter.wake()
+    waiting.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting.task
