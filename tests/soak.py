@@ -306,7 +306,9 @@ class Soak:
                 for _ in range(CLIENTS):
                     tg.start_soon(clients.work, part)
             with anyio.fail_after(60):  # in which peers that stalled are given up
-                await until(lambda: sum(len(server._clients) for server in self.servers) == KEPT)
+                await until(
+                    lambda: sum(len(server._register.guests) for server in self.servers) == KEPT
+                )
             idle_tasks = idle_tasks or count_tasks()
             alive, tasks = len(live), count_tasks() - idle_tasks
             before = resident_memory()

@@ -781,7 +781,7 @@ async def shutdown_once(world: World, name: str, peer_kind: str, k: int, how: st
         peers[0].behave(peer_kind)
         with anyio.fail_after(BOUND):
             outcome = await cancel_at(k, how, server.shutdown(grace=0.05))
-            while server._clients:
+            while server._register.guests:
                 await checkpoint()
     check(outcome.error is None, f"raised {outcome.error!r}")
     await world.end_peers()

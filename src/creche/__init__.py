@@ -53,15 +53,9 @@ from creche.protocol.extensions import Extension
 from creche.protocol.prepared import PreparedMessage
 from creche.server.auth import basic_auth
 from creche.server.deciding import PendingRequest, deciding
-from creche.server.server import (
-    Server,
-    ServerStats,
-    serve,
-    serve_listener,
-    serve_unix,
-    server_websocket,
-    serving,
-)
+from creche.server.serve import serve, serve_listener, serve_unix, server_websocket, serving
+from creche.server.server import Server
+from creche.server.stats import ServerStats
 
 __all__ = [
     "Attempt",

@@ -17,7 +17,8 @@ from creche.handshake.addresses import check_authority
 from creche.handshake.http import Request, Response
 from creche.handshake.server import reject
 from creche.options import ProcessRequest, ServerOptions
-from creche.server.server import Server, serving
+from creche.server.serve import serving
+from creche.server.server import Server
 
 try:
     from werkzeug.exceptions import HTTPException, NotFound

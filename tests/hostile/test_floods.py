@@ -293,7 +293,7 @@ async def test_a_full_server_answers_503_and_when_to_come_again(
             with pytest.raises(creche.InvalidStatus, match="200"):
                 async with creche.connect(server.url + "health"):
                     raise AssertionError
-        await until(lambda: not server._clients)
+        await until(lambda: not server._register.guests)
         async with creche.connect(server.url) as ws:
             await ws.send("x")
             assert await ws.receive() == "x"
@@ -370,7 +370,7 @@ async def test_what_is_never_received_counts_no_more_when_its_handler_has_return
             for _ in range(2):
                 await peer.send(BINARY, b"x" * 50_000)
             await until(lambda: server._background.buffers.total >= 100_000)
-        await until(lambda: not server._clients)
+        await until(lambda: not server._register.guests)
         assert server.stats.failed == 0
         assert server._background.buffers.total == 0
         assert not server._background.buffers._held

@@ -228,7 +228,7 @@ async def test_a_refused_client_that_reads_nothing_is_left_after_open_timeout() 
             sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await until(lambda: server.stats.accepted)
             with anyio.fail_after(LONG):
-                await until(lambda: not server._clients)
+                await until(lambda: not server._register.guests)
 
 
 # A message that is never finished

@@ -838,7 +838,7 @@ async def test_what_nobody_foresaw_is_logged_and_the_server_lives(
 ) -> None:
     async with creche.serving(echo, "127.0.0.1") as server:
         with monkeypatch.context() as patch:
-            patch.setattr("creche.server.server.Answering", None)
+            patch.setattr("creche.server.visitor.Answering", None)
             host, port = server.addresses[0]
             async with await anyio.connect_tcp(host, port):
                 await until(lambda: caplog.records)

@@ -1,0 +1,141 @@
+"""Register: who is at a server, and what it counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Protocol
+
+import anyio
+
+from creche.connection.link import Link
+from creche.connection.tracing import call_trace
+from creche.connection.websocket import Handler, WebSocket
+from creche.engine.background import Background
+from creche.handshake.exceptions import Rejection
+from creche.options import ServerOptions
+from creche.server.deciding import DecidingHandler
+from creche.server.limits import ClientLimits
+from creche.server.stats import ServerStats
+from creche.transports.listening import RareWarning
+
+
+class Guest(Protocol):
+    """A client, from its first byte to its last."""
+
+    def cancel(self) -> None:
+        """End its time here."""
+
+
+class Register:
+    """What a server shares with the visitors that it serves.
+
+    Args:
+        handler: what runs for each connection.
+        options: the server's.
+        background: what its connections run on.
+
+    Attributes:
+        connections: the open WebSockets.
+        links: theirs.
+        guests: all clients.
+        opening: those that shake hands, the oldest first.
+        admitted: how many have been let in by `max_connections`.
+        draining: whether the server has stopped accepting.
+        failed: how many handlers have raised.
+        idle: set when the last guest has gone.
+    """
+
+    def __init__(
+        self, handler: Handler | DecidingHandler, options: ServerOptions, background: Background
+    ) -> None:
+        self.handler = handler
+        self.options = options
+        self.background = background
+        self.logger = options["logger"]
+        self.limits = ClientLimits(options["max_connections_per_client"], options["handshake_rate"])
+        self.warn = RareWarning(self.logger)
+        self.connections: set[WebSocket] = set()
+        self.links: set[Link] = set()
+        self.guests: set[Guest] = set()
+        self.opening: dict[Guest, None] = {}
+        self.admitted = 0
+        self.draining = False
+        self.failed = 0
+        self.idle = anyio.Event()
+        self._accepted = 0
+        self._opened = 0
+        self._refusals = 0
+        self._statuses: Counter[int] = Counter()
+        self._codes: Counter[int] = Counter()
+
+    def arrives(self, guest: Guest) -> None:
+        """One more handshake is under way; where there are too many, the oldest is dropped."""
+        self._accepted += 1
+        self.guests.add(guest)
+        self.opening[guest] = None
+        limit = self.options["max_handshakes"]
+        if limit is not None and len(self.opening) > limit:
+            oldest = next(iter(self.opening))
+            del self.opening[oldest]
+            oldest.cancel()
+            self._refusals += 1
+            self.warn("more than max_handshakes=%d: the oldest are dropped", limit)
+
+    def is_crowded(self) -> bool:
+        """Whether as many handshakes are under way as may be."""
+        return len(self.opening) == self.options["max_handshakes"]
+
+    def has_opened(self, guest: Guest) -> None:
+        """Its opening handshake has succeeded."""
+        self.opening.pop(guest, None)
+        self._opened += 1
+
+    def refused(self, exc: Exception) -> None:
+        """An opening handshake has failed."""
+        self._refusals += 1
+        if isinstance(exc, Rejection):
+            self._statuses[exc.response.status] += 1
+        self.logger.debug("opening handshake failed: %s", exc)
+        self.tell("connection.open.failed", exception=exc)
+
+    def begins(self, ws: WebSocket) -> None:
+        """A connection is open."""
+        self.connections.add(ws)
+        self.links.add(ws._link)
+
+    def ends(self, ws: WebSocket, code: int) -> None:
+        """A connection has ended, with this close code."""
+        self.connections.discard(ws)
+        self.links.discard(ws._link)
+        self._codes[code] += 1
+
+    def leaves(self, guest: Guest) -> None:
+        """A client has gone."""
+        self.opening.pop(guest, None)
+        self.guests.discard(guest)
+        if not self.guests:
+            self.idle.set()
+
+    def tell(self, event: str, **info: Any) -> None:
+        """Tell the trace callback."""
+        call_trace(self.options["trace"], self.logger, event, **info)
+
+    def stats(self) -> ServerStats:
+        """What there is and has been."""
+        traffic = self.background.traffic
+        return ServerStats(
+            open=len(self.connections),
+            handshakes=len(self.opening),
+            accepted=self._accepted,
+            opened=self._opened,
+            refused=self._refusals,
+            refused_by_status=dict(self._statuses),
+            closed_by_code=dict(self._codes),
+            failed=self.failed,
+            messages_received=traffic.messages_received,
+            messages_sent=traffic.messages_sent,
+            bytes_received=traffic.bytes_received,
+            bytes_sent=traffic.bytes_sent,
+            skipped=traffic.skipped,
+            buffered=self.background.buffers.total,
+        )
