@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from creche import PerMessageDeflate, options
+from creche import PerMessageDeflate
 from creche.handshake.headers import Headers
-from creche.options import (
+from creche.options import checks
+from creche.options.declared import ClientOptions, ServerOptions
+from creche.options.resolving import (
     CLIENT_DEFAULTS,
     SERVER_DEFAULTS,
-    ClientOptions,
-    ServerOptions,
     client_options,
     reconnect_options,
     server_options,
@@ -26,12 +26,12 @@ def test_every_option_is_declared_has_a_default_and_is_checked() -> None:
     for declared, defaults in ((ClientOptions, CLIENT_DEFAULTS), (ServerOptions, SERVER_DEFAULTS)):
         names = set(declared.__optional_keys__)
         assert names == {*defaults, "stall_timeout"}
-        assert names <= set(options._CHECKS)
+        assert names <= set(checks._CHECKS)
 
 
 def test_the_defaults_pass_their_own_checks() -> None:
     for name, value in {**CLIENT_DEFAULTS, **SERVER_DEFAULTS}.items():
-        options._CHECKS[name](name, value)
+        checks._CHECKS[name](name, value)
 
 
 @pytest.mark.parametrize(

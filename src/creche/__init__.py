@@ -38,7 +38,7 @@ from creche.handshake.deflate import PerMessageDeflate
 from creche.handshake.extensions import ExtensionFactory, Parameters
 from creche.handshake.headers import Headers
 from creche.handshake.http import Request, Response
-from creche.options import (
+from creche.options.declared import (
     Attempt,
     ClientHandshakeOptions,
     ClientOptions,

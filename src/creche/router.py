@@ -16,7 +16,7 @@ from creche.connection.websocket import WebSocket
 from creche.handshake.addresses import check_authority
 from creche.handshake.http import Request, Response
 from creche.handshake.server import reject
-from creche.options import ProcessRequest, ServerOptions
+from creche.options.declared import ProcessRequest, ServerOptions
 from creche.server.serve import serving
 from creche.server.server import Server
 

@@ -14,7 +14,8 @@ from creche.engine.background import Background
 from creche.handshake.client import ClientHandshake
 from creche.handshake.server import ServerHandshake
 from creche.handshake.uri import parse_uri
-from creche.options import ConnectionOptions, client_options
+from creche.options.declared import ConnectionOptions
+from creche.options.resolving import client_options
 from creche.protocol.states import Side
 from creche.transports.streams import StreamTransport
 

@@ -18,7 +18,7 @@ import creche
 from creche.client.reconnect import Backoff, retry_after
 from creche.engine.background import Background
 from creche.handshake.exceptions import InvalidMessage
-from creche.options import RECONNECT_DEFAULTS
+from creche.options.resolving import RECONNECT_DEFAULTS
 from creche.protocol.states import Side
 from creche.testing import memory_byte_pair
 from creche.transports.streams import StreamTransport

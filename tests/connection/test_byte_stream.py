@@ -8,7 +8,7 @@ from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSStream
 
 import creche
-from creche.options import CLIENT_DEFAULTS
+from creche.options.resolving import CLIENT_DEFAULTS
 from creche.testing import memory_pair
 from support import echo
 

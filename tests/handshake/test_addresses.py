@@ -16,7 +16,7 @@ from creche.handshake.addresses import (
     check_port,
     check_unix_path,
 )
-from creche.options import client_options, server_options
+from creche.options.resolving import client_options, server_options
 
 
 @pytest.mark.parametrize("port", [1, 80, 65535])

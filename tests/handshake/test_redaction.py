@@ -20,7 +20,7 @@ from creche.handshake.redirects import redirected
 from creche.handshake.rules import accept_key, check_subprotocols, single
 from creche.handshake.server import ServerHandshake
 from creche.handshake.uri import parse_uri
-from creche.options import client_options, server_options
+from creche.options.resolving import client_options, server_options
 
 SECRET = "hunter2"
 

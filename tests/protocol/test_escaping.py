@@ -16,7 +16,7 @@ from creche.handshake.exceptions import (
 from creche.handshake.headers import Headers
 from creche.handshake.http import Request, Response
 from creche.handshake.uri import parse_uri
-from creche.options import Attempt
+from creche.options.declared import Attempt
 from creche.protocol.closing import Close
 from creche.protocol.escaping import MAX_SHOWN, MAX_TEXT, escape, quote
 from creche.protocol.exceptions import PayloadTooBig, ProtocolError, WebSocketError

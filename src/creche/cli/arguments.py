@@ -11,7 +11,8 @@ from typing import Any
 from creche.client.connect import check_target
 from creche.handshake.addresses import check_port
 from creche.handshake.exceptions import InvalidURI
-from creche.options import MOST_SECONDS, client_options
+from creche.options.checks import MOST_SECONDS
+from creche.options.resolving import client_options
 
 # What a command does; it returns the exit status, None for 0.
 Command = Callable[[], Awaitable[int | None]]

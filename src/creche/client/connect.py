@@ -22,7 +22,8 @@ from creche.handshake.exceptions import InvalidRedirect, InvalidStatus
 from creche.handshake.http import Response
 from creche.handshake.redirects import is_same_origin, redirected
 from creche.handshake.uri import URI, certificate_name, parse_uri
-from creche.options import ClientHandshakeOptions, ClientOptions, client_options
+from creche.options.declared import ClientHandshakeOptions, ClientOptions
+from creche.options.resolving import client_options
 from creche.protocol.states import Side
 from creche.transports.authorities import shared_context
 from creche.transports.base import Transport

@@ -26,7 +26,8 @@ from creche.handshake.exceptions import (
     InvalidStatus,
     ProxyError,
 )
-from creche.options import Attempt, ReconnectOptions, reconnect_options
+from creche.options.declared import Attempt, ReconnectOptions
+from creche.options.resolving import reconnect_options
 
 T = TypeVar("T")
 

@@ -44,7 +44,7 @@ from creche.exceptions import (
     EndOfMessages,
     PeerHasClosed,
 )
-from creche.options import ConnectionOptions
+from creche.options.declared import ConnectionOptions
 from creche.protocol.closing import Close
 from creche.protocol.connection import Connection
 from creche.protocol.extensions import Extension

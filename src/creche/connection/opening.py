@@ -19,7 +19,7 @@ from creche.handshake.headers import Headers, HeadersLike
 from creche.handshake.http import Request, Response
 from creche.handshake.rules import check_switching
 from creche.handshake.server import ServerHandshake, offered_subprotocols, reject
-from creche.options import ServerHandshakeOptions
+from creche.options.declared import ServerHandshakeOptions
 from creche.transports.base import Transport
 from creche.transports.sockets import named_error
 

@@ -6,7 +6,7 @@ import logging
 import weakref
 from typing import Any, Protocol
 
-from creche.options import Trace
+from creche.options.declared import Trace
 from creche.protocol.escaping import escape
 from creche.protocol.frames import BINARY, CLOSE, OPCODES
 

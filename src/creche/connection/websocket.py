@@ -20,7 +20,8 @@ from creche.connection.tracing import call_trace, frame_observer
 from creche.engine.background import Background
 from creche.exceptions import EndOfMessages
 from creche.handshake.http import Request, Response
-from creche.options import ConnectionOptions, check_option
+from creche.options.checks import check_option
+from creche.options.declared import ConnectionOptions
 from creche.protocol.closing import Close, make_close
 from creche.protocol.extensions import Extension
 from creche.protocol.messages import plain_bytes

@@ -12,7 +12,7 @@ from creche.connection.tracing import call_trace
 from creche.connection.websocket import Handler, WebSocket
 from creche.engine.background import Background
 from creche.handshake.exceptions import Rejection
-from creche.options import ServerOptions
+from creche.options.declared import ServerOptions
 from creche.server.deciding import DecidingHandler
 from creche.server.limits import ClientLimits
 from creche.server.stats import ServerStats

@@ -16,7 +16,8 @@ from creche.connection.websocket import Handler, WebSocket
 from creche.engine.background import Background
 from creche.handshake.addresses import check_listening, check_mode, check_unix_path
 from creche.handshake.server import is_loopback
-from creche.options import ListenerOptions, ServerHandshakeOptions, ServerOptions, server_options
+from creche.options.declared import ListenerOptions, ServerHandshakeOptions, ServerOptions
+from creche.options.resolving import server_options
 from creche.server.deciding import DecidingHandler
 from creche.server.server import Server
 from creche.server.visitor import accept, deadline, out_of_time

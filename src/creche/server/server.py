@@ -12,7 +12,8 @@ from anyio.abc import ByteStream, Listener
 from creche.connection.websocket import Handler, WebSocket
 from creche.engine.background import Background
 from creche.handshake.server import is_loopback, is_on_loopback
-from creche.options import ServerOptions, check_delay
+from creche.options.checks import check_delay
+from creche.options.declared import ServerOptions
 from creche.protocol.closing import make_close
 from creche.server.deciding import DecidingHandler
 from creche.server.register import Register

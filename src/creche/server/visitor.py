@@ -23,7 +23,7 @@ from creche.handshake.forwarding import client_key
 from creche.handshake.headers import HeadersLike
 from creche.handshake.http import Request, Response
 from creche.handshake.server import OURS, ServerHandshake, reject
-from creche.options import ServerHandshakeOptions
+from creche.options.declared import ServerHandshakeOptions
 from creche.protocol.closing import ABNORMAL, Close
 from creche.protocol.states import Side
 from creche.server.deciding import Decider, DecidingHandler, PendingRequest

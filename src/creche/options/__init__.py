@@ -1,0 +1,1 @@
+"""The options of connect() and serve(): declared once, with their defaults, and checked."""
