@@ -35,6 +35,7 @@ WSTEST = "autobahntestsuite==25.10.1"
 # Where this run of nox has built a wheel, by the version of Python.
 WHEELS: dict[str, str] = {}
 OWN_SESSIONS = ("--ignore", "tests/docs", "--ignore", "tests/interop")
+SANS_IO = ("tests/protocol", "tests/handshake")
 WITHOUT_HOSTILE = ("--ignore", "tests/hostile")
 PROJECT = nox.project.load_toml("pyproject.toml")
 
@@ -240,7 +241,7 @@ def asan(session: nox.Session) -> None:
     install_group(session, "core-test")
     session.install("anyio>=4.16", "h11", *PROJECT["build-system"]["requires"])
     sanitized = ("python", "tests/fuzzing/sanitizers.py", "gcc", f"{session.create_tmp()}/build")
-    session.run(*sanitized, "python", "-m", "pytest", "-q", "tests/protocol")
+    session.run(*sanitized, "python", "-m", "pytest", "-q", *SANS_IO)
     session.run(*sanitized, "python", "tests/fuzzing/targets.py", *session.posargs)
 
 
@@ -292,7 +293,7 @@ def without_compiler(session: nox.Session) -> None:
     install_group(session, "core-test")
     session.install("anyio>=4.16", "h11")
     session.install("--force-reinstall", "--no-deps", ".", env={"CC": "false"})
-    run_tests(session, "pure", "tests/protocol", "tests/test_cli.py")
+    run_tests(session, "pure", *SANS_IO, "tests/test_cli.py")
     session.run("python", "-m", "creche", "demo")
 
 
