@@ -23,6 +23,7 @@ from support import (
     filled,
     raw_server,
     settle,
+    until,
 )
 
 pytestmark = pytest.mark.anyio
@@ -60,6 +61,27 @@ async def test_the_local_address_can_be_given() -> None:
     async with creche.serving(echo, "127.0.0.1") as server:
         async with creche.connect(server.url, local_address="127.0.0.9") as ws:
             assert ws.extra(SocketAttribute.local_address)[0] == "127.0.0.9"
+
+
+async def test_a_connection_that_cannot_begin_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[Exception] = []
+
+    async def handler(ws: creche.WebSocket) -> None:
+        try:
+            await ws.receive()
+        except creche.ConnectionClosed as exc:
+            ends.append(exc)
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("creche.client.connect.WebSocket", fail)
+    async with creche.serving(handler, "127.0.0.1") as server:
+        with pytest.raises(MemoryError):
+            async with creche.connect(server.url):
+                pass
+        await until(lambda: ends)
+        assert isinstance(ends[0], creche.ConnectionClosedError)
 
 
 async def test_tls_verifies_by_default(server_tls: ssl.SSLContext) -> None:

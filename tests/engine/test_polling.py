@@ -5,6 +5,7 @@ import select
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,6 +87,17 @@ async def test_reading_and_writing_are_watched_apart(ends: Any) -> None:
         await until(lambda: len(called) == 3)
         poller.remove_reader(ours.fileno())
         assert called == ["write", "read", "write"]
+
+
+async def test_what_the_kernel_refuses_changes_nothing(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w") as file:  # always ready, and not to be waited for
+        descriptor = file.fileno()
+        async with polling() as poller:
+            for _ in range(2):
+                with pytest.raises(PermissionError):
+                    poller.add_reader(descriptor, lambda: None)
+                with pytest.raises(PermissionError):
+                    poller.add_writer(descriptor, lambda: None)
 
 
 async def test_one_that_is_removed_by_another_is_not_called(ends: Any) -> None:

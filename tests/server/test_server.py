@@ -833,6 +833,20 @@ async def test_a_task_that_was_cancelled_elsewhere_ends_one_connection_only(
     assert "cancelled from outside" in caplog.text
 
 
+async def test_a_connection_that_cannot_begin_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no room for another socket")
+
+    monkeypatch.setattr("creche.server.visitor.WebSocket", fail)
+    async with (
+        creche.serving(echo, "127.0.0.1") as server,
+        creche.connect(server.url) as ws,
+    ):
+        with anyio.fail_after(20), pytest.raises(creche.ConnectionClosedError):
+            await ws.receive()
+        assert server.stats.refused == 1
+
+
 async def test_what_nobody_foresaw_is_logged_and_the_server_lives(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -665,6 +665,86 @@ async def test_a_loop_without_reader_callbacks_is_served_as_any_backend() -> Non
             transport.close()
 
 
+class Crowded:
+    """A Readiness that has no room for another socket, from a moment on."""
+
+    def __init__(self, readiness: Readiness, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._readiness = readiness
+        self._monkeypatch = monkeypatch
+        self.full = False
+
+    def fill(self) -> None:
+        async def wait(_: object) -> None:
+            self.refuse()
+
+        self.full = True
+        self._monkeypatch.setattr(anyio, "wait_readable", wait)
+        self._monkeypatch.setattr(anyio, "wait_writable", wait)
+
+    def refuse(self, *_: object) -> None:
+        raise OSError(errno.ENOSPC, "no room for another socket")
+
+    def __getattr__(self, name: str) -> Any:
+        if self.full and name.startswith("add_"):
+            return self.refuse
+        return getattr(self._readiness, name)
+
+
+@asynccontextmanager
+async def crowded(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[SocketTransport, socket.socket, Recorder, Background, Crowded]]:
+    async with connected(kind) as (transport, theirs, recorder, background):
+        assert background.readiness is not None
+        background.readiness = loop = Crowded(background.readiness, monkeypatch)
+        yield transport, theirs, recorder, background, loop
+
+
+async def test_a_socket_that_cannot_be_waited_for_is_lost(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with crowded(kind, monkeypatch) as (transport, theirs, recorder, background, loop):
+        loop.fill()
+        theirs.send(b"x")
+        transport.start(background, recorder)
+        await until(lambda: recorder.errors)
+        await settle()
+        assert [exc.errno for exc in recorder.errors if isinstance(exc, OSError)] == [errno.ENOSPC]
+
+
+async def test_a_socket_that_cannot_be_waited_for_after_a_pause_is_lost(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with crowded(kind, monkeypatch) as (transport, theirs, recorder, background, loop):
+        transport.start(background, recorder)
+        transport.pause_reading()
+        theirs.send(b"x")
+        await settle()
+        loop.fill()
+        transport.resume_reading()
+        await until(lambda: recorder.errors)
+        assert isinstance(recorder.errors[0], OSError)
+        assert recorder.errors[0].errno == errno.ENOSPC
+
+
+async def test_a_socket_that_cannot_be_waited_for_to_write_has_failed_to(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with crowded(kind, monkeypatch) as (transport, theirs, recorder, background, loop):
+        transport.start(background, recorder)
+        await settle()
+        loop.fill()
+        for _ in range(2):
+            transport.outbox += MEGABYTE * 20
+            transport.flush()
+            await until(lambda: recorder.write_errors)
+            assert transport.waiting() == 0
+            assert isinstance(recorder.write_errors[0], OSError)
+            assert recorder.write_errors.pop().args[0] == errno.ENOSPC
+        theirs.send(b"x")
+        await until(lambda: recorder.data == b"x")
+
+
 async def test_what_the_kernel_does_not_tell_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair()
     with theirs:

@@ -233,17 +233,21 @@ async def _open_websocket(
         transport, handshake, response = await _open(target, options, way)
     if scope.cancelled_caught:
         raise TimeoutError(f"opening the connection to {target.host} took over {seconds:g} s")
-    return WebSocket(
-        transport,
-        background,
-        Side.CLIENT,
-        options,
-        request=handshake.request,
-        response=response,
-        subprotocol=handshake.subprotocol,
-        extensions=handshake.extensions,
-        early_data=handshake.trailing_data,
-    )
+    try:
+        return WebSocket(
+            transport,
+            background,
+            Side.CLIENT,
+            options,
+            request=handshake.request,
+            response=response,
+            subprotocol=handshake.subprotocol,
+            extensions=handshake.extensions,
+            early_data=handshake.trailing_data,
+        )
+    except BaseException:
+        transport.abort()
+        raise
 
 
 async def _open(

@@ -23,4 +23,7 @@ cdef class Poller:
     @cython.locals(events=int)
     cdef _call_back(self)
     cdef _call(self, object callback)
+    @cython.locals(before=int)
     cdef _watch(self, dict callbacks, int descriptor, object callback)
+    cdef int _events(self, int descriptor) except -1
+    cdef _tell(self, int descriptor, int before, int events)

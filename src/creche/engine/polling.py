@@ -136,19 +136,29 @@ class Poller:
     def _watch(
         self, callbacks: dict[int, Callback], descriptor: int, callback: Callback | None
     ) -> None:
-        known = descriptor in self._readers or descriptor in self._writers
+        before = self._events(descriptor)
+        known = callbacks.get(descriptor)
         if callback is None:
             del callbacks[descriptor]
         else:
             callbacks[descriptor] = callback
-        events = 0
-        if descriptor in self._readers:
-            events |= select.EPOLLIN
-        if descriptor in self._writers:
-            events |= select.EPOLLOUT
+        try:
+            self._tell(descriptor, before, self._events(descriptor))
+        except OSError:
+            # As where a user has as many sockets in epolls as may be. Nothing has changed.
+            if known is None:
+                del callbacks[descriptor]
+            raise
+
+    def _events(self, descriptor: int) -> int:
+        """What is waited for."""
+        reading = select.EPOLLIN if descriptor in self._readers else 0
+        return reading | (select.EPOLLOUT if descriptor in self._writers else 0)
+
+    def _tell(self, descriptor: int, before: int, events: int) -> None:
         if self._epoll.closed:
             return
-        if not known:
+        if not before:
             self._epoll.register(descriptor, events)
         elif events:
             self._epoll.modify(descriptor, events)

@@ -318,11 +318,11 @@ async def accept(
         request = await answering.read_request()
         subprotocol = await answering.choose_subprotocol(request)
         response = await answering.accept(request, subprotocol)
+        return _new_websocket(transport, background, options, handshake, request, response)
     except BaseException:
         with anyio.CancelScope(shield=True):
             await transport.aclose_forcefully()
         raise
-    return _new_websocket(transport, background, options, handshake, request, response)
 
 
 def _handshake(options: ServerHandshakeOptions) -> ServerHandshake:

@@ -8,6 +8,7 @@ nobody calls back, as on Windows' proactor, a socket is served as on any other b
 from __future__ import annotations
 
 import socket
+from functools import partial
 from typing import Any
 
 from creche.engine.polling import Readiness
@@ -40,8 +41,13 @@ class CallbackSocketTransport(SocketTransport):
         tasks.start_soon(self._read_loop)
 
     def _add_reader(self, readiness: Readiness) -> None:
-        readiness.add_reader(self._sock.fileno(), self._on_readable)
-        self._has_reader = True
+        try:
+            readiness.add_reader(self._sock.fileno(), self._on_readable)
+        except OSError as exc:  # as where a user has as many sockets in epolls as may be
+            self._read_over = True
+            readiness.call_soon(partial(self._reading_failed, exc))
+        else:
+            self._has_reader = True
 
     def _remove_reader(self) -> None:
         if self._has_reader and self._readiness is not None:
@@ -80,10 +86,14 @@ class CallbackSocketTransport(SocketTransport):
         if self._readiness is None:
             super()._wait_writable()
             return
-        self._writing = True
         if not self._has_writer:
+            try:
+                self._readiness.add_writer(self._sock.fileno(), self._on_writable)
+            except OSError as exc:
+                self._write_error(exc)
+                return
             self._has_writer = True
-            self._readiness.add_writer(self._sock.fileno(), self._on_writable)
+        self._writing = True
 
     def _on_writable(self) -> None:
         self._write_ready()

@@ -166,8 +166,9 @@ class SocketTransport(Transport):
             else:
                 try:
                     await anyio.wait_readable(self._sock)
-                except (anyio.ClosedResourceError, OSError, ValueError):
-                    return  # closed meanwhile
+                except (anyio.ClosedResourceError, OSError, ValueError) as exc:
+                    self._reading_failed(exc)
+                    return
                 self._receiver.turn_begins()
                 readable = self._read_ready()
 
@@ -196,8 +197,7 @@ class SocketTransport(Transport):
             except _WOULD_BLOCK:
                 return False
             except OSError as exc:
-                self._end_reading()
-                self._receiver.read_failed(exc)
+                self._reading_failed(exc)
                 return False
             if size == 0:
                 self._end_reading()
@@ -212,6 +212,10 @@ class SocketTransport(Transport):
             elif size < limit:
                 return False
         return self._tls
+
+    def _reading_failed(self, exc: Exception) -> None:
+        self._end_reading()
+        self._receiver.read_failed(exc)  # to nobody, if it was closed meanwhile
 
     def _end_reading(self) -> None:
         """There is nothing to read any more."""
@@ -296,7 +300,7 @@ class SocketTransport(Transport):
             return -1
         return size
 
-    def _write_error(self, exc: OSError) -> None:
+    def _write_error(self, exc: Exception) -> None:
         """Not a loss yet: the peer's close frame may be waiting to be read."""
         self._drop_output()
         self._receiver.write_failed(exc)
@@ -311,8 +315,10 @@ class SocketTransport(Transport):
     async def _write_later(self) -> None:
         try:
             await anyio.wait_writable(self._sock)
-        except (anyio.ClosedResourceError, OSError, ValueError):
-            return  # closed meanwhile
+        except (anyio.ClosedResourceError, OSError, ValueError) as exc:
+            self._writing = False
+            self._write_error(exc)  # to nobody, if it was closed meanwhile
+            return
         self._write_ready()
 
     def _write_ready(self) -> None:
