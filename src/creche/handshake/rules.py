@@ -83,7 +83,10 @@ def check_additional(option: str, headers: HeadersLike) -> Headers:
     Raises:
         TypeError, ValueError: one cannot stand in a header, or not in this one; it is named.
     """
-    checked = Headers(headers)
+    try:
+        checked = Headers(headers)
+    except (TypeError, ValueError) as exc:
+        raise type(exc)(f"{option}: {exc}") from None
     for name, _ in checked.fields:
         key = name.lower()
         why = _RESERVED.get(key, _OURS if key.startswith(_RESERVED_PREFIX) else "")
