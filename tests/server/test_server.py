@@ -6,14 +6,15 @@ import os
 import socket
 import ssl
 import stat
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from anyio.abc import SocketAttribute
+from anyio.abc import SocketAttribute, TaskStatus
 
 import creche
 from creche.protocol.frames import CLOSE, TEXT
@@ -644,6 +645,53 @@ async def test_a_shutdown_does_not_wait_for_a_client_whose_task_could_not_be_sta
             assert ours.recv(1) == b""
         with anyio.fail_after(20):
             await server.shutdown(grace=60)
+
+
+async def test_any_number_of_tasks_may_wait_for_a_server_to_stop() -> None:
+    released = anyio.Event()
+    returned: list[str] = []
+
+    async def handler(ws: creche.WebSocket) -> None:
+        await released.wait()
+
+    async def wait_for(name: str, stop: Callable[[], Awaitable[None]]) -> None:
+        await stop()
+        returned.append(name)
+
+    async with creche.serving(handler, "127.0.0.1") as server, creche.connect(server.url):
+        await until(lambda: server.connections)
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(wait_for, "drain", server.drain)
+            tg.start_soon(wait_for, "drain", server.drain)
+            tg.start_soon(wait_for, "shutdown", partial(server.shutdown, grace=60))
+            tg.start_soon(wait_for, "shutdown", partial(server.shutdown, grace=60))
+            await settle()
+            assert returned == []
+            released.set()
+            with anyio.fail_after(20):
+                await until(lambda: sorted(returned) == ["drain"] * 2 + ["shutdown"] * 2)
+
+
+async def test_a_server_that_is_cancelled_while_it_shuts_down_stops_at_once() -> None:
+    async with anyio.create_task_group() as tg:
+
+        async def host(*, task_status: TaskStatus[Any]) -> None:
+            with anyio.CancelScope() as scope:
+                async with creche.serving(stubborn, "127.0.0.1") as server:
+                    task_status.started((server, scope))
+                    await anyio.sleep_forever()
+
+        async def stubborn(ws: creche.WebSocket) -> None:
+            await anyio.sleep_forever()
+
+        server, scope = await tg.start(host)
+        async with creche.connect(server.url):
+            await until(lambda: server.connections)
+            tg.start_soon(partial(server.shutdown, grace=60))
+            await settle()
+            with anyio.fail_after(20):
+                scope.cancel()
+                await until(lambda: not server.connections)
 
 
 async def test_a_cancelled_shutdown_stops_at_once() -> None:

@@ -42,7 +42,6 @@ class Register:
         admitted: how many have been let in by `max_connections`.
         draining: whether the server has stopped accepting.
         failed: how many handlers have raised.
-        idle: set when the last guest has gone.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class Register:
         self.admitted = 0
         self.draining = False
         self.failed = 0
-        self.idle = anyio.Event()
+        self._idle: anyio.Event | None = None  # set when the last guest has gone
         self._accepted = 0
         self._opened = 0
         self._refusals = 0
@@ -113,8 +112,15 @@ class Register:
         """A client has gone."""
         self.opening.pop(guest, None)
         self.guests.discard(guest)
-        if not self.guests:
-            self.idle.set()
+        if not self.guests and self._idle is not None:
+            self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Return when there is no guest; any number of tasks may wait."""
+        while self.guests:
+            if self._idle is None or self._idle.is_set():
+                self._idle = anyio.Event()
+            await self._idle.wait()
 
     def tell(self, event: str, **info: Any) -> None:
         """Tell the trace callback."""

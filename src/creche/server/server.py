@@ -148,7 +148,7 @@ class Server:
                 if link in self._register.links:
                     link.begin_close(close)
             with anyio.move_on_after(grace):
-                await self._wait_idle()
+                await self._register.wait_idle()
         finally:
             try:
                 await self._cancel_clients()
@@ -161,7 +161,7 @@ class Server:
         Until then shutdown() may end it.
         """
         self._stop_accepting()
-        await self._wait_idle()
+        await self._register.wait_idle()
         self._stopped.set()
 
     async def wait_stopped(self) -> None:
@@ -182,18 +182,12 @@ class Server:
             close_listening(sock)
         self._sockets.clear()
 
-    async def _wait_idle(self) -> None:
-        register = self._register
-        while register.guests:
-            register.idle = anyio.Event()
-            await register.idle.wait()
-
     async def _cancel_clients(self) -> None:
         """Cancel every handler; each connection closes within its bound."""
         for guest in list(self._register.guests):
             guest.cancel()
         with anyio.CancelScope(shield=True):
-            await self._wait_idle()
+            await self._register.wait_idle()
 
     async def stop_now(self) -> None:
         """Stop accepting and cancel everything."""
