@@ -146,6 +146,13 @@ def test_what_is_good_is_taken() -> None:
     assert resolved["process_request"] is print
 
 
+def test_none_means_none() -> None:
+    for resolve in (client_options, server_options):
+        resolved = resolve({"subprotocols": None, "extensions": None, "compression": None})
+        assert resolved["subprotocols"] == []
+        assert resolved["extensions"] == []
+
+
 DEFLATE = PerMessageDeflate()
 
 # Every option that can be iterated, with what it may hold.

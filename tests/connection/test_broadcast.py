@@ -160,7 +160,7 @@ async def test_wrong_use_is_told_before_anything_is_sent() -> None:
 
 async def test_of_very_many_payloads_that_wait_not_each_is_looked_at() -> None:
     async with creche.serving(
-        lambda ws: ws._link._wait_gone(), "127.0.0.1", write_limit=2**30, stall_timeout=None
+        lambda ws: ws._link.wait_gone(), "127.0.0.1", write_limit=2**30, stall_timeout=None
     ) as server:
         async with raw_client(server.url):
             await until(lambda: server.connections)

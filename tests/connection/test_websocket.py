@@ -649,6 +649,63 @@ async def test_a_message_can_be_received_as_the_type_one_wants() -> None:
         assert await server.receive() == b"next"
 
 
+# What is known of the connection
+
+
+async def test_the_state_tells_where_the_connection_stands() -> None:
+    async with raw_server() as (ws, peer):
+        assert ws.state == "open"
+        await ws.send_eof()
+        assert ws.state == "closing"
+        await peer.send(CLOSE, b"\x03\xe8")
+        await until(lambda: ws.state == "closed")
+        await peer.stream.aclose()
+
+
+async def test_while_a_broken_peer_can_be_answered_the_state_is_open() -> None:
+    async with raw_server() as (ws, peer):
+        await peer.send(TEXT, b"a question")
+        await peer.send(CONTINUATION, b"of nothing")
+        await until(lambda: ws._link.connection.failure)
+        assert ws.state == "open"
+        await ws.send("an answer")
+        assert await ws.receive() == "a question"
+        with pytest.raises(creche.ConnectionClosedError):
+            await ws.receive()
+        assert ws.state == "closed"
+
+
+async def test_the_addresses_of_both_ends() -> None:
+    async def handler(ws: creche.WebSocket) -> None:
+        await ws.send(repr((ws.local_address, ws.remote_address)))
+
+    async with creche.serving(handler, "127.0.0.1") as server, creche.connect(server.url) as ws:
+        assert ws.remote_address == server.addresses[0]
+        assert await ws.receive() == repr((ws.remote_address, ws.local_address))
+    async with memory_pair() as (client, _):
+        assert client.remote_address is client.local_address is None
+
+
+async def test_any_number_of_tasks_may_wait_for_the_end_and_receive_nothing() -> None:
+    ended: list[creche.WebSocket] = []
+
+    async def wait(ws: creche.WebSocket) -> None:
+        await ws.wait_closed()
+        ended.append(ws)
+
+    async with memory_pair() as (client, server), anyio.create_task_group() as tg:
+        for ws in (client, client, server, server):
+            tg.start_soon(wait, ws)
+        await client.send("still here")
+        await settle()
+        assert ended == []
+        await client.send_eof()
+        with anyio.fail_after(20):
+            await until(lambda: len(ended) == 4)
+            await client.wait_closed()
+        assert await server.receive() == "still here"
+
+
 class FailingSocket(NotedSocket):
     """A socket for which there is no memory left."""
 
@@ -665,7 +722,7 @@ async def test_what_could_not_be_written_whole_ends_the_connection(size: int) ->
 
     async def handler(ws: creche.WebSocket) -> None:
         members.append(ws)
-        await ws._link._wait_gone()
+        await ws._link.wait_gone()
 
     async with creche.serving(handler, "127.0.0.1", compression=None) as server:
         async with raw_client(server.url):

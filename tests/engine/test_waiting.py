@@ -27,7 +27,7 @@ async def noted(**options: Any) -> AsyncIterator[tuple[creche.WebSocket, RawPeer
 
     async def handler(ws: creche.WebSocket) -> None:
         members.append(ws)
-        await ws._link._wait_gone()
+        await ws._link.wait_gone()
 
     async with creche.serving(handler, "127.0.0.1", close_timeout=0.1, **options) as server:
         async with raw_client(server.url) as peer:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from anyio.abc import SocketAttribute
 
 import creche
 from creche.cli.arguments import Command, UsageError, add_backend, port
@@ -77,7 +76,7 @@ async def run(
     given: argparse.Namespace, context: ssl.SSLContext | None, ca: bytes | None = None
 ) -> None:
     async def handler(ws: creche.WebSocket) -> None:
-        address = ws.extra(SocketAttribute.remote_address)
+        address = ws.remote_address
         client = f"{address[0]} port {address[1]}"
         say(f"+ {client}")
         try:

@@ -582,7 +582,7 @@ class Link(Receiver):
         """Close and wait for the end; cancelled, end at once."""
         self.close_for_good(close)
         try:
-            await self._wait_gone()
+            await self.wait_gone()
         except BaseException:
             self.abort("closing was cancelled")
             raise
@@ -598,7 +598,7 @@ class Link(Receiver):
                 try:
                     if not self.gone:
                         with anyio.move_on_after(self.connection.timers.close_timeout):
-                            await self._wait_gone()
+                            await self.wait_gone()
                 except BaseException:
                     await self._leave_quickly()
                     raise
@@ -618,9 +618,10 @@ class Link(Receiver):
         timers.close_within(seconds, now)
         self._reschedule()
         with anyio.move_on_after(seconds, shield=True):
-            await self._wait_gone()
+            await self.wait_gone()
 
-    async def _wait_gone(self) -> None:
+    async def wait_gone(self) -> None:
+        """Return when the transport is closed; any number of tasks may wait."""
         if self._gone_event is None:
             self._gone_event = anyio.Event()
             if self.gone:

@@ -25,7 +25,7 @@ from creche.options.declared import ConnectionOptions
 from creche.protocol.closing import Close, make_close
 from creche.protocol.extensions import Extension
 from creche.protocol.messages import plain_bytes
-from creche.protocol.states import Side
+from creche.protocol.states import Side, State
 from creche.transports.base import Transport
 
 Handler = Callable[["WebSocket"], Awaitable[object]]
@@ -99,6 +99,29 @@ class WebSocket(Endpoint, ObjectStream[str | bytes]):
         """A logger whose records name this connection: they have it as `record.websocket`, its id
         as `record.connection_id`, and the other end's address as `record.peer`."""
         return _Logger(self._base_logger, {"websocket": self})
+
+    @property
+    def state(self) -> str:
+        """Where the connection stands (RFC 6455 7.1): "closing" when our close frame is sent and
+        the peer's has not come, "closed" when neither side has anything left to say."""
+        match self._link.connection.state:
+            case State.OPEN | State.FAILING:  # messages from before it are still answered
+                return "open"
+            case State.CLOSING:
+                return "closing"
+            case _:
+                return "closed"
+
+    @property
+    def remote_address(self) -> Any:
+        """The other end's address: host and port, or the path of a Unix socket; None if the layer
+        below does not tell."""
+        return self.extra(SocketAttribute.remote_address, None)
+
+    @property
+    def local_address(self) -> Any:
+        """Our own address, as `remote_address` has the other end's."""
+        return self.extra(SocketAttribute.local_address, None)
 
     @property
     def close_code(self) -> int | None:
@@ -242,6 +265,14 @@ class WebSocket(Endpoint, ObjectStream[str | bytes]):
         """
         await self._link.aclose(make_close(code, reason))
 
+    async def wait_closed(self) -> None:
+        """Wait until the connection has ended and its transport is closed, whoever ends it.
+
+        It receives nothing. Where more arrives than is received, reading pauses, and an end behind
+        that is not noticed: receive meanwhile, or run discard() beside it.
+        """
+        await self._link.wait_gone()
+
     async def __aenter__(self) -> WebSocket:
         return self
 
@@ -314,7 +345,7 @@ class _Logger(logging.LoggerAdapter[logging.Logger]):
     ) -> tuple[object, MutableMapping[str, Any]]:
         msg, kwargs = super().process(msg, kwargs)
         ws: WebSocket = kwargs["extra"]["websocket"]
-        peer = ws.client_address or ws.extra(SocketAttribute.remote_address, None)
+        peer = ws.client_address or ws.remote_address
         kwargs["extra"] = {"websocket": ws, "connection_id": str(ws.id), "peer": peer}
         return f"[{ws.id}] {msg}", kwargs
 

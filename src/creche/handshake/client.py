@@ -65,8 +65,8 @@ class ClientHandshake:
         uri: URI,
         *,
         origin: str | None = None,
-        subprotocols: Sequence[str] = (),
-        extensions: Sequence[ExtensionFactory] = (),
+        subprotocols: Sequence[str] | None = None,
+        extensions: Sequence[ExtensionFactory] | None = None,
         additional_headers: HeadersLike | None = None,
         user_agent_header: str | None = None,
         max_header_bytes: int = 2**14,
@@ -83,7 +83,7 @@ class ClientHandshake:
         self._in_head = True  # h11 bounds what comes after an interim answer
         self.subprotocol: str | None = None
         self.extensions: list[Extension] = []
-        self._factories = extensions = list(extensions)
+        self._factories = extensions = list(extensions or ())
         self.response: Response | None = None
         headers = Headers([("Host", uri.host_header)])
         headers.add("Upgrade", "websocket")

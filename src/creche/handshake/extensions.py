@@ -144,14 +144,14 @@ def choose_from(factories: Sequence[ExtensionFactory], header: str) -> tuple[str
     return ", ".join(answers), agreed
 
 
-def check_extensions(extensions: Iterable[ExtensionFactory]) -> list[ExtensionFactory]:
-    """The option `extensions`, checked.
+def check_extensions(extensions: Iterable[ExtensionFactory] | None) -> list[ExtensionFactory]:
+    """The option `extensions`, checked; None for none.
 
     Raises:
         TypeError: it is not a sequence of ExtensionFactory.
         ValueError: two have the same name.
     """
-    checked = taken("extensions", extensions)
+    checked = [] if extensions is None else taken("extensions", extensions)
     for factory in checked:
         if not isinstance(factory, ExtensionFactory):
             raise TypeError(

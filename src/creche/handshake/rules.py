@@ -56,13 +56,15 @@ def taken(name: str, elements: Iterable[T]) -> list[T]:
     return list(iterator)
 
 
-def check_subprotocols(subprotocols: Iterable[str]) -> list[str]:
-    """The subprotocols that a side offers or supports.
+def check_subprotocols(subprotocols: Iterable[str] | None) -> list[str]:
+    """The subprotocols that a side offers or supports; None for none.
 
     Raises:
         TypeError: one str instead of a sequence of them, or something that is not a str in it.
         ValueError: one is not a token, or stands there twice.
     """
+    if subprotocols is None:
+        return []
     if isinstance(subprotocols, str):
         raise TypeError("subprotocols must be a sequence of str, not a str")
     checked = taken("subprotocols", subprotocols)

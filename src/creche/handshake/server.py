@@ -70,8 +70,8 @@ class ServerHandshake:
         self,
         *,
         origins: Origins = "same-host",
-        subprotocols: Sequence[str] = (),
-        extensions: Sequence[ExtensionFactory] = (),
+        subprotocols: Sequence[str] | None = None,
+        extensions: Sequence[ExtensionFactory] | None = None,
         hosts: Hosts = None,
         max_header_bytes: int = 2**14,
     ) -> None:
@@ -79,9 +79,9 @@ class ServerHandshake:
         self._checked: Request | None = None
         self.subprotocol: str | None = None
         self.extensions: list[Extension] = []
-        self._factories = extensions
+        self._factories = extensions or ()
         self._origins = origins
-        self._subprotocols = subprotocols
+        self._subprotocols = subprotocols or ()
         self._hosts = hosts
         self._needs_host = hosts is not None or origins == "same-host"
         self._with_body = False

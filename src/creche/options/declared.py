@@ -79,9 +79,9 @@ class ConnectionOptions(TypedDict, total=False):
     compression: Literal["deflate"] | None
     """Whether to compress messages by permessage-deflate (RFC 7692), if the peer does, too; None
     for no compression. Default "deflate"."""
-    extensions: Sequence[ExtensionFactory]
-    """Extensions to negotiate, the preferred first. A PerMessageDeflate stands for `compression`.
-    Default none."""
+    extensions: Sequence[ExtensionFactory] | None
+    """Extensions to negotiate, the preferred first; None for none. A PerMessageDeflate stands for
+    `compression`. Default none."""
     max_header_bytes: int
     """The largest head of an HTTP message that is read, in bytes. Default 16 KiB."""
     logger: logging.Logger
@@ -96,8 +96,8 @@ class ClientHandshakeOptions(ConnectionOptions, total=False):
 
     origin: str | None
     """The Origin header; a server may ask for it. Default None."""
-    subprotocols: Sequence[str]
-    """The subprotocols to offer, the preferred first. Default none."""
+    subprotocols: Sequence[str] | None
+    """The subprotocols to offer, the preferred first; None for none. Default none."""
     additional_headers: HeadersLike | None
     """Further header fields of the request; not those that the opening handshake sets itself, nor
     those that tell of a body, such as Content-Length. Default None."""
@@ -163,8 +163,8 @@ class ServerHandshakeOptions(ConnectionOptions, total=False):
     origins: Origins
     """The origins that are allowed: "same-host", None for every one, or a sequence of str,
     patterns and None (a request without Origin). Default "same-host"."""
-    subprotocols: Sequence[str]
-    """The supported subprotocols, the preferred first. Default none."""
+    subprotocols: Sequence[str] | None
+    """The supported subprotocols, the preferred first; None for none. Default none."""
     select_subprotocol: SelectSubprotocol | None
     """Called with the request and the offered subprotocols, sync or async; returns one or None."""
     process_request: ProcessRequest | None
