@@ -23,6 +23,7 @@ from prompt_toolkit.output import DummyOutput
 
 import creche
 from creche import cli
+from creche.cli.console import open_missing_streams
 from creche.connection.websocket import Handler
 from peers import creche_server, in_thread
 from support import BACKENDS, BlockingClient, echo, free_port
@@ -211,6 +212,19 @@ def test_a_stream_that_is_missing_is_no_error(redirection: str) -> None:
         process = redirected(redirection, "connect", uri(port))
     assert process.returncode == 0
     assert "Traceback" not in process.stderr
+
+
+def test_instead_of_a_stream_that_is_missing_there_is_an_empty_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    output = sys.stdout
+    open_missing_streams()
+    with sys.stdin, sys.stderr:
+        assert sys.stdin.read() == ""
+        print("to nobody", file=sys.stderr, flush=True)
+    assert sys.stdout is output
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")

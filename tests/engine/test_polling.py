@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import select
 import socket
 from collections.abc import AsyncIterator
@@ -98,6 +99,15 @@ async def test_what_the_kernel_refuses_changes_nothing(tmp_path: Path) -> None:
                     poller.add_reader(descriptor, lambda: None)
                 with pytest.raises(PermissionError):
                     poller.add_writer(descriptor, lambda: None)
+            ours, theirs = socket.socketpair()
+            with theirs:
+                poller.add_reader(ours.fileno(), lambda: None)
+                descriptor = ours.detach()
+                os.close(descriptor)
+                with pytest.raises(OSError, match="Bad file descriptor"):
+                    poller.add_writer(descriptor, lambda: None)
+                with pytest.raises(OSError, match="Bad file descriptor"):
+                    poller.add_reader(descriptor, lambda: None)
 
 
 async def test_one_that_is_removed_by_another_is_not_called(ends: Any) -> None:
