@@ -70,6 +70,8 @@ class Peer:
         """Some of what this end wrote gets to the other, if that reads."""
         self.wire += self.connection.outbox
         self.connection.outbox.clear()
+        while other.connection.must_continue:  # others have had their turn
+            other.connection.resume(now)
         if other.connection.must_pause():
             return
         piece = bytes(self.wire[:size])
