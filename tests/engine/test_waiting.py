@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import creche
+from creche.engine.turns import Turns
 from creche.engine.waiting import AsyncioWaiter
 from creche.protocol.frames import BINARY, TEXT, append_frame
 from support import NotedSocket, RawPeer, raw_client, settle, until
@@ -142,8 +143,8 @@ async def test_on_asyncio_a_task_goes_on_in_the_callback_that_read_its_message(
 class Waiting:
     """A task that waits once."""
 
-    def __init__(self) -> None:
-        self.waiter = AsyncioWaiter(asyncio.get_running_loop())
+    def __init__(self, waiter: AsyncioWaiter | None = None) -> None:
+        self.waiter = waiter or AsyncioWaiter(asyncio.get_running_loop())
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> str:
@@ -166,6 +167,67 @@ async def test_a_waiter_is_woken_once(waiting: Waiting) -> None:
     assert not waiting.waiter.wake()
     assert not waiting.waiter.resume()
     assert await waiting.task == "done"
+
+
+class Interrupting:
+    """An event loop in which a signal strikes while something is scheduled."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, before: bool) -> None:
+        self._loop = loop
+        self._before = before
+        self.struck = False
+
+    def call_soon(self, *args: Any, **options: Any) -> object:
+        if self.struck or not self._before:
+            self._loop.call_soon(*args, **options)
+        if not self.struck:
+            self.struck = True
+            raise KeyboardInterrupt
+        return None
+
+
+class InterruptedWaiter(AsyncioWaiter):
+    """One whose task takes it for a future of its own loop."""
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+@pytest.mark.parametrize("before", [True, False])
+async def test_a_task_that_a_signal_left_asleep_can_be_woken_and_cancelled(
+    anyio_backend_name: str, before: bool, cancelled: bool
+) -> None:
+    if anyio_backend_name != "asyncio":
+        pytest.skip("it is asyncio's")
+    loop: Any = Interrupting(asyncio.get_running_loop(), before)
+    waiting = Waiting(InterruptedWaiter(loop))
+    await asyncio.sleep(0)
+    with pytest.raises(KeyboardInterrupt):
+        waiting.waiter.wake()
+    if cancelled:
+        waiting.task.cancel()
+    else:
+        waiting.waiter.wake()
+    done, _ = await asyncio.wait([waiting.task], timeout=20)
+    assert done
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_a_turn_that_a_signal_has_struck_is_followed_by_another(
+    anyio_backend_name: str, before: bool
+) -> None:
+    if anyio_backend_name != "asyncio":
+        pytest.skip("it is asyncio's")
+    called: list[int] = []
+    loop: Any = Interrupting(asyncio.get_running_loop(), before)
+    turns = Turns(loop, AsyncioWaiter(asyncio.get_running_loop()))
+    with pytest.raises(KeyboardInterrupt):
+        turns.run_soon(lambda: called.append(1))
+    turns.run_soon(lambda: called.append(2))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert called == [1, 2]
 
 
 async def test_a_waiter_is_cancelled_with_its_task(waiting: Waiting) -> None:

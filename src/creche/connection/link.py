@@ -472,8 +472,8 @@ class Link(Receiver):
         if at_once and self.transport.waiting() >= _FLUSH_SIZE:
             self._flush()
         elif not self._flush_scheduled:
+            self._turns.run_soon(self.end_turn)  # and then noted: a signal may strike in between
             self._flush_scheduled = True
-            self._turns.run_soon(self.end_turn)
 
     def _is_single(self) -> bool:
         """Whether a message that is sent now seems to be none of many; then it is written at once,
@@ -732,9 +732,9 @@ class Link(Receiver):
             if not self._paused:
                 self._pause()
         elif connection.must_continue and not self._continuing:
+            self._turns.run_soon(self._continue)
             self._continuing = True
             self.transport.pause_reading()
-            self._turns.run_soon(self._continue)
         if connection.timers.is_watching_message():
             self._reschedule()
         if self.transport.waiting() and not self._flush_scheduled:

@@ -47,11 +47,12 @@ class Turns:
     def _wake(self) -> None:
         if self._due:
             return
-        self._due = True
+        # Noted when it is done: a signal may strike in between, and twice is no harm.
         if self._loop is None:
             self._waiter.wake()
         else:
             self._loop.call_soon(self._call_back)
+        self._due = True
 
     def _call_back(self) -> None:
         """Call those that are there, for as long as their share of a turn is."""

@@ -8,6 +8,7 @@ cdef class Waiter:
 cdef class AsyncioWaiter(Waiter):
     cdef object _loop
     cdef bint _begun
+    cdef bint _woken
     cdef bint _cancelled
     cdef object _message
     cdef object _callback

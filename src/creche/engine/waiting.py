@@ -42,6 +42,7 @@ class AsyncioWaiter(Waiter):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._begun = False
+        self._woken = False
         self._cancelled = False
         self._message: object = None
         self._callback: Callable[[object], object] | None = None
@@ -49,23 +50,29 @@ class AsyncioWaiter(Waiter):
         self._asyncio_future_blocking = False  # by this a task knows a future
 
     def wait(self) -> Awaitable[object]:
-        self._begun = self._cancelled = False
+        self._begun = self._woken = self._cancelled = False
         return self
 
     def turn(self) -> Awaitable[object]:
         return asyncio.sleep(0)
 
     def wake(self) -> bool:
-        callback = self._callback
-        if callback is None:
+        if self._callback is None or self._woken:
             return False
-        self._callback = None
-        self._loop.call_soon(callback, self, context=self._context)
+        # Noted when it is done: where a signal strikes before, a cancellation still gets through.
+        self._loop.call_soon(self._go_on, context=self._context)
+        self._woken = True
         return True
+
+    def _go_on(self) -> None:
+        callback = self._callback
+        if callback is not None:  # it may have been scheduled twice
+            self._callback = None
+            callback(self)
 
     def resume(self) -> bool:
         callback = self._callback
-        if callback is None:
+        if callback is None or self._woken:
             return False
         self._callback = None
         assert self._context is not None
