@@ -33,8 +33,10 @@ class Windows:
         self.browser.switch_to.window(self.names[number])
 
     def text(self, number: int, name: str) -> str:
+        """What an element shows, looked up in one step: a page may replace it at any time."""
         self.show(number)
-        return self.browser.find_element(By.ID, name).text
+        script = "return document.getElementById(arguments[0]).innerText"
+        return str(self.browser.execute_script(script, name))
 
     def wait(self, number: int, name: str, text: str) -> None:
         """Wait until an element shows a text."""
