@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Unpack
+from collections.abc import Generator
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Unpack
 
 import anyio
 from anyio.abc import ByteStream
 
 from creche.connection.websocket import WebSocket
-from creche.engine.background import Background
+from creche.engine.current import current_engine
 from creche.handshake.client import ClientHandshake
 from creche.handshake.server import ServerHandshake
 from creche.handshake.uri import parse_uri
@@ -22,14 +23,8 @@ from creche.transports.streams import StreamTransport
 __all__ = ["MemoryByteStream", "memory_byte_pair", "memory_pair"]
 
 
-@asynccontextmanager
-async def memory_pair(
-    uri: str = "ws://localhost/",
-    *,
-    clogged_after: int | None = None,
-    **options: Unpack[ConnectionOptions],
-) -> AsyncIterator[tuple[WebSocket, WebSocket]]:
-    """Two connected WebSockets, (client, server), as an async context manager.
+class memory_pair:
+    """Two connected WebSockets, (client, server), as an async context manager, or by awaiting it.
 
     The server's is closed first when it is left.
 
@@ -42,20 +37,36 @@ async def memory_pair(
     Raises:
         TypeError, ValueError: an option is not what it should be.
     """
-    settings = client_options(options)
-    asking = ClientHandshake(parse_uri(uri), extensions=settings["extensions"])
-    answering = ServerHandshake(extensions=settings["extensions"])
-    request = answering.receive_data(asking.request_bytes())
-    assert request is not None
-    response = answering.accept(request)
-    asking.receive_data(answering.respond(response))
-    streams = memory_byte_pair(clogged_after=clogged_after)
-    async with Background() as background:
+
+    def __init__(
+        self,
+        uri: str = "ws://localhost/",
+        *,
+        clogged_after: int | None = None,
+        **options: Unpack[ConnectionOptions],
+    ) -> None:
+        self._uri = parse_uri(uri)
+        self._clogged_after = clogged_after
+        self._options = client_options(options)
+        self._stack: AsyncExitStack | None = None
+
+    def __await__(self) -> Generator[Any, Any, tuple[WebSocket, WebSocket]]:
+        return self._open().__await__()
+
+    async def _open(self) -> tuple[WebSocket, WebSocket]:
+        settings = self._options
+        asking = ClientHandshake(self._uri, extensions=settings["extensions"])
+        answering = ServerHandshake(extensions=settings["extensions"])
+        request = answering.receive_data(asking.request_bytes())
+        assert request is not None
+        response = answering.accept(request)
+        asking.receive_data(answering.respond(response))
+        streams = memory_byte_pair(clogged_after=self._clogged_after)
         extensions = asking.extensions, answering.extensions
         client, server = (
             WebSocket(
                 StreamTransport(stream),
-                background,
+                current_engine().clients,
                 side,
                 settings,
                 request=request,
@@ -64,8 +75,24 @@ async def memory_pair(
             )
             for side, stream, agreed in zip(Side, streams, extensions, strict=True)
         )
-        async with client, server:
-            yield client, server
+        return client, server
+
+    async def __aenter__(self) -> tuple[WebSocket, WebSocket]:
+        client, server = await self
+        self._stack = AsyncExitStack()
+        await self._stack.enter_async_context(client)
+        await self._stack.enter_async_context(server)
+        return client, server
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        stack, self._stack = self._stack, None
+        if stack is not None:
+            await stack.__aexit__(exc_type, exc, traceback)
 
 
 class MemoryByteStream(ByteStream):

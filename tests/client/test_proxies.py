@@ -19,6 +19,7 @@ from anyio.streams.tls import TLSAttribute
 
 import creche
 from creche.client.proxies import find_proxy
+from creche.engine.current import current_engine
 from creche.handshake.uri import parse_uri
 from programs import listening
 from support import count_descriptors, echo, free_port
@@ -170,6 +171,7 @@ async def test_inside_of_tls_the_servers_certificate_is_verified(
 
 @pytest.mark.parametrize("scheme", ["http", "socks5h"])
 async def test_a_user_and_a_password(scheme: str, guarded_proxy: int) -> None:
+    current_engine()  # has one of its own
     before = count_descriptors()
     address = f"127.0.0.1:{guarded_proxy}"
     async with creche.serving(echo, "127.0.0.1") as server:

@@ -16,7 +16,7 @@ import pytest
 
 import creche
 from creche.client.reconnect import Backoff, retry_after
-from creche.engine.background import Background
+from creche.engine.current import current_engine
 from creche.handshake.exceptions import InvalidMessage
 from creche.options.resolving import RECONNECT_DEFAULTS
 from creche.protocol.states import Side
@@ -550,9 +550,7 @@ class Network:
         self.away = False
         self.arrivals: list[float] = []
 
-    async def open(
-        self, target: Any, options: Any, way: Any, background: Background
-    ) -> creche.WebSocket:
+    async def open(self, target: Any, options: Any, way: Any) -> creche.WebSocket:
         if self.away:
             raise ConnectionRefusedError
         self.arrivals.append(anyio.current_time())
@@ -561,7 +559,7 @@ class Network:
         request, response = creche.Request("/"), creche.Response(101)
         return creche.WebSocket(
             StreamTransport(ours),
-            background,
+            current_engine().clients,
             Side.CLIENT,
             options,
             request=request,
@@ -569,17 +567,17 @@ class Network:
         )
 
     async def _serve(self, stream: Any) -> None:
-        async with Background() as background:
-            options: Any = {**RECONNECT_DEFAULTS, "stall_timeout": 40}
-            async with creche.WebSocket(
-                StreamTransport(stream),
-                background,
-                Side.SERVER,
-                options,
-                request=creche.Request("/"),
-                response=creche.Response(101),
-            ) as ws:
-                await self.handler(ws)
+        engine = current_engine()
+        options: Any = {**RECONNECT_DEFAULTS, "stall_timeout": 40}
+        async with creche.WebSocket(
+            StreamTransport(stream),
+            engine.clients,
+            Side.SERVER,
+            options,
+            request=creche.Request("/"),
+            response=creche.Response(101),
+        ) as ws:
+            await self.handler(ws)
 
     @asynccontextmanager
     async def running(self, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:

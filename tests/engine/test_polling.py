@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from creche.engine.background import Background
+from creche.engine.current import current_engine
 from creche.engine.polling import Poller
 from support import settle, until
 
@@ -29,9 +29,9 @@ def anyio_backend() -> str:
 
 @asynccontextmanager
 async def polling() -> AsyncIterator[Poller]:
-    async with Background(polling=True) as background:
-        assert isinstance(background.readiness, Poller)
-        yield background.readiness
+    engine = current_engine()
+    assert isinstance(engine.readiness, Poller)
+    yield engine.readiness
 
 
 @pytest.fixture

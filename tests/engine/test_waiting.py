@@ -221,7 +221,7 @@ async def test_a_turn_that_a_signal_has_struck_is_followed_by_another(
         pytest.skip("it is asyncio's")
     called: list[int] = []
     loop: Any = Interrupting(asyncio.get_running_loop(), before)
-    turns = Turns(loop, AsyncioWaiter(asyncio.get_running_loop()))
+    turns = Turns(loop, None, AsyncioWaiter(asyncio.get_running_loop()))
     with pytest.raises(KeyboardInterrupt):
         turns.run_soon(lambda: called.append(1))
     turns.run_soon(lambda: called.append(2))

@@ -342,18 +342,18 @@ async def test_beyond_max_buffered_bytes_the_connection_with_the_most_is_ended()
         ):
             await modest.send(TEXT, b"modest")
             await modest.send(BINARY, b"x" * 100_000)
-            await until(lambda: server._background.buffers.total >= 100_000)
+            await until(lambda: server._account.buffers.total >= 100_000)
             await greedy.send(TEXT, b"greedy")
             await greedy.send(BINARY, b"x" * 150_000, fin=False)  # also what is not finished
-            await until(lambda: server._background.buffers.total >= 250_000)
+            await until(lambda: server._account.buffers.total >= 250_000)
             assert len(server.connections) == 2
             await greedy.send(CONTINUATION, b"x" * 60_000, fin=False)
             await until(lambda: "greedy" in ends)
-            assert server._background.buffers.total <= 110_000
+            assert server._account.buffers.total <= 110_000
             await until(lambda: len(server.connections) == 1)
             ends["end"] = KeyError()  # the modest one receives its message
             await until(lambda: not server.connections)
-            assert server._background.buffers.total == 0
+            assert server._account.buffers.total == 0
     assert "modest" not in ends
     assert isinstance(ends["greedy"], creche.ConnectionClosedError)
     assert "max_buffered_bytes" in str(ends["greedy"])
@@ -369,17 +369,17 @@ async def test_what_is_never_received_counts_no_more_when_its_handler_has_return
         async with raw_client(server.url) as peer:
             for _ in range(2):
                 await peer.send(BINARY, b"x" * 50_000)
-            await until(lambda: server._background.buffers.total >= 100_000)
+            await until(lambda: server._account.buffers.total >= 100_000)
         await until(lambda: not server._register.guests)
         assert server.stats.failed == 0
-        assert server._background.buffers.total == 0
-        assert not server._background.buffers._held
+        assert server._account.buffers.total == 0
+        assert not server._account.buffers._held
 
 
 async def test_a_payload_that_has_left_counts_no_more_whatever_its_last_piece() -> None:
     """A stream is given 64 KiB at once; what is left then is less than what is counted."""
     async with memory_pair(compression=None) as (client, server):
-        buffers = server._link.background.buffers
+        buffers = server._link.account.buffers
         server.send_nowait(b"x" * (2**17 + 1000))
         assert buffers.total > 2**17
         await client.receive()

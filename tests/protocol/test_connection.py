@@ -498,10 +498,50 @@ def test_without_ping_timeout_unanswered_pings_are_forgotten() -> None:
 def test_a_closing_handshake_that_is_not_answered_ends_after_close_timeout() -> None:
     connection = make(close_timeout=3)
     connection.send_close(Close(1000), 10)
-    assert connection.next_timeout == 13
-    assert not connection.handle_timeout(13)
+    looks = []
+    while connection.state is State.CLOSING:
+        looks.append(connection.next_timeout)
+        assert not connection.handle_timeout(looks[-1])
+    assert looks == [10.75, 11.5, 12.25, 13]
     assert connection.state is State.LOST
     assert "close timeout" in connection.loss
+
+
+def test_a_peer_that_takes_bytes_has_close_timeout_after_the_last_one() -> None:
+    connection = make(close_timeout=4)
+    connection.send_close(Close(1000), 10)
+    for now in range(11, 31):
+        assert connection.next_timeout == now
+        assert not connection.handle_timeout(now, now, 1000)
+    while connection.state is State.CLOSING:
+        now = int(connection.next_timeout)
+        assert not connection.handle_timeout(now, 30, 1000)
+    assert now == 34
+
+
+def test_a_hurried_closing_handshake_is_not_put_off() -> None:
+    connection = make(close_timeout=4)
+    connection.send_close(Close(1000), 10)
+    connection.timers.close_within(1, 10)
+    assert connection.next_timeout == 11
+    assert not connection.handle_timeout(11, 1000, 1000)
+    assert connection.state is State.LOST
+
+
+def test_a_deadline_of_the_closing_handshake_that_is_looked_at_late_is_looked_at_again() -> None:
+    connection = make(close_timeout=4)
+    connection.send_close(Close(1000), 10)
+    connection.handle_timeout(100, 500, 1000)
+    assert connection.state is State.CLOSING
+    assert connection.next_timeout == 101
+    connection.handle_timeout(101, 600, 900)
+    assert connection.next_timeout == 102
+    connection.timers.stop()
+    other = make(close_timeout=4)
+    other.send_close(Close(1000), 10)
+    other.handle_timeout(100, 500, 1000)
+    other.handle_timeout(101, 500, 1000)
+    assert other.state is State.LOST
 
 
 def test_the_application_has_close_timeout_to_take_the_end() -> None:

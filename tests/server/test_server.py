@@ -488,7 +488,7 @@ async def test_a_cross_origin_request_is_refused_with_the_options_name() -> None
                 pass
         assert caught.value.response.status == 403
         assert b'origins="same-host"' in caught.value.response.body
-        assert server.stats.refused == 1
+        await until(lambda: server.stats.refused == 1)
 
 
 async def test_a_refusal_reaches_a_client_that_has_sent_more() -> None:
@@ -639,7 +639,7 @@ async def test_a_shutdown_does_not_wait_for_a_client_whose_task_could_not_be_sta
     async with creche.serving(echo, "127.0.0.1") as server:
         ours, theirs = socket.socketpair()
         with ours, monkeypatch.context() as patch:
-            patch.setattr(server._background.handlers, "start_soon", interrupted)
+            patch.setattr(server._tasks, "start_soon", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 server._add_socket(theirs, None)
             assert ours.recv(1) == b""

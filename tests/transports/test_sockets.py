@@ -14,7 +14,8 @@ import pytest
 from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSAttribute, TLSStream
 
-from creche.engine.background import Background
+from creche.engine.current import current_engine
+from creche.engine.engine import Engine
 from creche.engine.polling import Readiness
 from creche.engine.read_buffer import read_buffer
 from creche.transports import sockets
@@ -70,7 +71,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 @asynccontextmanager
 async def connected(
     kind: Kind, server_tls: ssl.SSLContext | None = None, client_tls: ssl.SSLContext | None = None
-) -> AsyncIterator[tuple[SocketTransport, socket.socket, Recorder, Background]]:
+) -> AsyncIterator[tuple[SocketTransport, socket.socket, Recorder, Engine]]:
     """A transport that has not been started, and a blocking socket at the other end."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         theirs = socket.create_connection(listener.getsockname())
@@ -82,9 +83,9 @@ async def connected(
         ours_tls, theirs = await tls_pair(ours, theirs, server_tls, client_tls)
         transport = kind(ours_tls)
     try:
-        async with Background(polling=True) as background:
-            yield transport, theirs, Recorder(), background
-            transport.close()
+        engine = current_engine()
+        yield transport, theirs, Recorder(), engine
+        transport.close()
     finally:
         theirs.close()
 
@@ -155,8 +156,8 @@ async def test_before_start_bytes_are_received_and_drained(pair: Any) -> None:
 
 
 async def test_what_arrives_is_reported_and_so_is_the_end(pair: Any) -> None:
-    async with connected(*pair) as (transport, theirs, recorder, background):
-        transport.start(background, recorder)
+    async with connected(*pair) as (transport, theirs, recorder, engine):
+        transport.start(engine, recorder)
         await in_thread(theirs.sendall, MEGABYTE)
         await until(lambda: len(recorder.data) == len(MEGABYTE))
         assert recorder.data == MEGABYTE
@@ -167,8 +168,8 @@ async def test_what_arrives_is_reported_and_so_is_the_end(pair: Any) -> None:
 
 
 async def test_what_is_flushed_leaves_in_order_though_the_kernel_refuses(pair: Any) -> None:
-    async with connected(*pair) as (transport, theirs, recorder, background):
-        transport.start(background, recorder)
+    async with connected(*pair) as (transport, theirs, recorder, engine):
+        transport.start(engine, recorder)
         transport.outbox += b"first"
         transport.flush()
         assert not transport.outbox
@@ -187,8 +188,8 @@ async def test_what_is_flushed_leaves_in_order_though_the_kernel_refuses(pair: A
 async def test_what_is_written_follows_the_outbox_though_the_kernel_takes_some_only(
     pair: Any,
 ) -> None:
-    async with connected(*pair) as (transport, theirs, recorder, background):
-        transport.start(background, recorder)
+    async with connected(*pair) as (transport, theirs, recorder, engine):
+        transport.start(engine, recorder)
         transport.write(b"first")
         transport.outbox += b"second"
         transport.write(memoryview(b"third"))
@@ -204,8 +205,8 @@ async def test_what_is_written_follows_the_outbox_though_the_kernel_takes_some_o
 
 @pytest.mark.parametrize("method", ["write", "write_small"])
 async def test_what_the_kernel_refuses_at_once_is_written_later(kind: Kind, method: str) -> None:
-    async with connected(kind) as (transport, theirs, recorder, background):
-        transport.start(background, recorder)
+    async with connected(kind) as (transport, theirs, recorder, engine):
+        transport.start(engine, recorder)
         filled = 0
         with pytest.raises(BlockingIOError):
             while True:
@@ -245,8 +246,8 @@ async def test_whatever_the_kernel_takes_of_what_is_written_all_leaves_in_order(
     pair: Any, seed: int
 ) -> None:
     rng = random.Random(seed)
-    async with connected(*pair) as (transport, theirs, recorder, background):
-        transport.start(background, recorder)
+    async with connected(*pair) as (transport, theirs, recorder, engine):
+        transport.start(engine, recorder)
         if isinstance(transport._sock, TLSSocket):
             transport._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         else:
@@ -279,8 +280,8 @@ async def test_whatever_the_kernel_takes_of_what_is_written_all_leaves_in_order(
 
 async def test_a_payload_that_has_to_wait_is_not_copied(pair: Any) -> None:
     payload = MEGABYTE * 16
-    async with connected(*pair) as (transport, _, recorder, background):
-        transport.start(background, recorder)
+    async with connected(*pair) as (transport, _, recorder, engine):
+        transport.start(engine, recorder)
         transport.outbox += b"header"
         transport.write(payload)
         assert [kept is payload for kept in transport.payloads(9)] == [True]
@@ -291,8 +292,8 @@ async def test_a_payload_that_has_to_wait_is_not_copied(pair: Any) -> None:
 
 
 async def test_nothing_is_read_while_paused(pair: Any) -> None:
-    async with connected(*pair) as (transport, theirs, recorder, background):
-        transport.start(background, recorder)
+    async with connected(*pair) as (transport, theirs, recorder, engine):
+        transport.start(engine, recorder)
         transport.pause_reading()
         await settle()
         theirs.sendall(b"x" * 10)
@@ -305,8 +306,8 @@ async def test_nothing_is_read_while_paused(pair: Any) -> None:
 
 
 async def test_a_shutdown_of_writing_is_seen_as_an_end_and_reading_goes_on(pair: Any) -> None:
-    async with connected(*pair) as (transport, theirs, recorder, background):
-        transport.start(background, recorder)
+    async with connected(*pair) as (transport, theirs, recorder, engine):
+        transport.start(engine, recorder)
         transport.send_eof()
         transport.send_eof()
         assert await in_thread(theirs.recv, 10) == b""
@@ -318,8 +319,8 @@ async def test_a_shutdown_of_writing_is_seen_as_an_end_and_reading_goes_on(pair:
 
 
 async def test_an_abort_resets_the_connection(pair: Any) -> None:
-    async with connected(*pair) as (transport, theirs, recorder, background):
-        transport.start(background, recorder)
+    async with connected(*pair) as (transport, theirs, recorder, engine):
+        transport.start(engine, recorder)
         transport.outbox += MEGABYTE * 16
         transport.flush()
         transport.abort()
@@ -342,8 +343,8 @@ async def test_an_abort_resets_the_connection(pair: Any) -> None:
 
 
 async def test_a_reset_by_the_peer_is_reported_once(pair: Any) -> None:
-    async with connected(*pair) as (transport, theirs, recorder, background):
-        transport.start(background, recorder)
+    async with connected(*pair) as (transport, theirs, recorder, engine):
+        transport.start(engine, recorder)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         theirs.close()
         await until(lambda: recorder.errors or recorder.eof)
@@ -356,8 +357,8 @@ async def test_a_reset_by_the_peer_is_reported_once(pair: Any) -> None:
 
 
 async def test_a_failed_write_is_reported_and_is_not_the_end_of_reading(pair: Any) -> None:
-    async with connected(*pair) as (transport, _, recorder, background):
-        transport.start(background, recorder)
+    async with connected(*pair) as (transport, _, recorder, engine):
+        transport.start(engine, recorder)
         transport._sock.shutdown(socket.SHUT_WR)
         transport.outbox += b"x"
         transport.flush()
@@ -369,15 +370,15 @@ async def test_a_failed_write_is_reported_and_is_not_the_end_of_reading(pair: An
 
 
 async def test_closing_wakes_whoever_waits_and_leaves_no_task(pair: Any) -> None:
-    async with connected(*pair) as (transport, _, recorder, background):
+    async with connected(*pair) as (transport, _, recorder, engine):
         await settle()
-        tasks = len(background._scopes)
-        transport.start(background, recorder)
+        tasks = len(anyio.get_running_tasks())
+        transport.start(engine, recorder)
         transport.outbox += MEGABYTE * 16
         transport.flush()
         await settle()
         transport.close()
-        await until(lambda: len(background._scopes) == tasks)
+        await until(lambda: len(anyio.get_running_tasks()) == tasks)
 
 
 async def test_the_addresses_are_known_after_the_end_too(pair: Any) -> None:
@@ -431,10 +432,10 @@ async def test_each_event_loop_reads_into_a_buffer_of_its_own() -> None:
 async def test_tls_bytes_that_are_decrypted_already_are_read_after_a_pause(
     kind: Kind, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
-    async with connected(kind, server_tls, client_tls) as (transport, theirs, recorder, background):
+    async with connected(kind, server_tls, client_tls) as (transport, theirs, recorder, engine):
         # Read a byte at a time, so that the rest of the record stays decrypted.
-        background.read_buffer = bytearray(1)
-        transport.start(background, recorder)
+        engine.read_buffer = bytearray(1)
+        transport.start(engine, recorder)
         recorder.on_data = transport.pause_reading
         theirs.sendall(b"abc")
         for expected in (b"a", b"ab", b"abc"):
@@ -445,9 +446,9 @@ async def test_tls_bytes_that_are_decrypted_already_are_read_after_a_pause(
 async def test_tls_bytes_that_need_many_reads_are_read_in_many_turns(
     kind: Kind, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
-    async with connected(kind, server_tls, client_tls) as (transport, theirs, recorder, background):
-        background.read_buffer = bytearray(1)
-        transport.start(background, recorder)
+    async with connected(kind, server_tls, client_tls) as (transport, theirs, recorder, engine):
+        engine.read_buffer = bytearray(1)
+        transport.start(engine, recorder)
         theirs.sendall(b"abcdefgh")
         await until(lambda: recorder.data == b"abcdefgh")
 
@@ -455,24 +456,24 @@ async def test_tls_bytes_that_need_many_reads_are_read_in_many_turns(
 async def test_tls_bytes_that_came_with_the_handshake_are_read_at_the_start(
     kind: Kind, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
-    async with connected(kind, server_tls, client_tls) as (transport, theirs, recorder, background):
+    async with connected(kind, server_tls, client_tls) as (transport, theirs, recorder, engine):
         theirs.sendall(b"abc")
         while not transport._sock.pending():  # decrypts the record, but takes one byte only
             try:
                 assert transport._sock.recv(1) == b"a"
             except ssl.SSLWantReadError:
                 await settle()
-        transport.start(background, recorder)
+        transport.start(engine, recorder)
         await until(lambda: recorder.data == b"bc")
 
 
 async def test_much_tls_input_gives_others_their_turn(
     kind: Kind, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
-    async with connected(kind, server_tls, client_tls) as (transport, theirs, recorder, background):
+    async with connected(kind, server_tls, client_tls) as (transport, theirs, recorder, engine):
         sizes = []
         recorder.on_data = lambda: sizes.append(len(recorder.data))
-        transport.start(background, recorder)
+        transport.start(engine, recorder)
         await in_thread(theirs.sendall, MEGABYTE[: 2**19])
         await until(lambda: len(recorder.data) == 2**19)
         assert recorder.data == MEGABYTE[: 2**19]
@@ -540,23 +541,23 @@ async def scripted(
     kind: Kind,
     reads: list[Exception | bytes] | None = None,
     writes: list[Exception | None] | None = None,
-) -> AsyncIterator[tuple[SocketTransport, FakeTLS, Recorder, Background, socket.socket]]:
+) -> AsyncIterator[tuple[SocketTransport, FakeTLS, Recorder, Engine, socket.socket]]:
     """A transport over a FakeTLS that the kernel always finds writable."""
     ours, theirs = socket.socketpair()
     fake = FakeTLS.__new__(FakeTLS)
     fake.plain = ours
     fake.reads, fake.writes, fake.sent = reads or [], writes or [], []
     transport = kind(fake)
-    async with Background() as background:
-        with theirs:
-            yield transport, fake, Recorder(), background, theirs
-            transport.close()
+    engine = current_engine()
+    with theirs:
+        yield transport, fake, Recorder(), engine, theirs
+        transport.close()
 
 
 async def test_tls_repeats_the_very_same_bytes(kind: Kind) -> None:
     writes: list[Exception | None] = [None, ssl.SSLWantWriteError(), ssl.SSLWantWriteError()]
-    async with scripted(kind, writes=writes) as (transport, fake, recorder, background, _):
-        transport.start(background, recorder)
+    async with scripted(kind, writes=writes) as (transport, fake, recorder, engine, _):
+        transport.start(engine, recorder)
         data = MEGABYTE[: TLS_RECORD * 2 + 5]
         transport.outbox += data
         transport.flush()
@@ -572,10 +573,10 @@ async def test_a_tls_write_that_wants_to_read_is_repeated_after_a_read(kind: Kin
         transport,
         fake,
         recorder,
-        background,
+        engine,
         theirs,
     ):
-        transport.start(background, recorder)
+        transport.start(engine, recorder)
         await settle()
         transport.outbox += b"x"
         transport.flush()
@@ -587,8 +588,8 @@ async def test_a_tls_write_that_wants_to_read_is_repeated_after_a_read(kind: Kin
 
 async def test_a_tls_read_that_wants_to_write_is_repeated_once_writable(kind: Kind) -> None:
     reads: list[Exception | bytes] = [ssl.SSLWantWriteError(), b"data"]
-    async with scripted(kind, reads=reads) as (transport, _, recorder, background, _):
-        transport.start(background, recorder)
+    async with scripted(kind, reads=reads) as (transport, _, recorder, engine, _):
+        transport.start(engine, recorder)
         await until(lambda: recorder.data == b"data")
 
 
@@ -598,11 +599,11 @@ async def test_a_tls_read_that_wants_to_write_waits_together_with_a_write(kind: 
         transport,
         fake,
         recorder,
-        background,
+        engine,
         _,
     ):
         transport._tls = False  # read nothing at the start
-        transport.start(background, recorder)
+        transport.start(engine, recorder)
         transport._tls = True
         transport.outbox += b"x"
         transport.flush()
@@ -633,12 +634,12 @@ async def test_before_start_tls_waits_for_what_it_wants(kind: Kind) -> None:
 
 
 async def test_where_somebody_calls_back_no_task_waits_for_a_socket() -> None:
-    async with connected(CallbackSocketTransport) as (transport, _, recorder, background):
+    async with connected(CallbackSocketTransport) as (transport, _, recorder, engine):
         await settle()
-        tasks = len(background._scopes)
-        transport.start(background, recorder)
+        tasks = len(anyio.get_running_tasks())
+        transport.start(engine, recorder)
         await settle()
-        assert len(background._scopes) == tasks
+        assert len(anyio.get_running_tasks()) == tasks
 
 
 class WithoutReaders(CallbackSocketTransport):
@@ -652,17 +653,17 @@ async def test_a_loop_without_reader_callbacks_is_served_as_any_backend() -> Non
     ours, theirs = socket.socketpair()
     transport = WithoutReaders(ours)
     recorder = Recorder()
-    async with Background(polling=True) as background:
-        with theirs:
-            transport.start(background, recorder)
-            theirs.send(b"x")
-            await until(lambda: recorder.data == b"x")
-            transport.pause_reading()
-            transport.resume_reading()
-            transport.outbox += MEGABYTE
-            transport.flush()
-            assert await in_thread(read_all, theirs, len(MEGABYTE)) == MEGABYTE
-            transport.close()
+    engine = current_engine()
+    with theirs:
+        transport.start(engine, recorder)
+        theirs.send(b"x")
+        await until(lambda: recorder.data == b"x")
+        transport.pause_reading()
+        transport.resume_reading()
+        transport.outbox += MEGABYTE
+        transport.flush()
+        assert await in_thread(read_all, theirs, len(MEGABYTE)) == MEGABYTE
+        transport.close()
 
 
 class Crowded:
@@ -693,20 +694,20 @@ class Crowded:
 @asynccontextmanager
 async def crowded(
     kind: Kind, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[tuple[SocketTransport, socket.socket, Recorder, Background, Crowded]]:
-    async with connected(kind) as (transport, theirs, recorder, background):
-        assert background.readiness is not None
-        background.readiness = loop = Crowded(background.readiness, monkeypatch)
-        yield transport, theirs, recorder, background, loop
+) -> AsyncIterator[tuple[SocketTransport, socket.socket, Recorder, Engine, Crowded]]:
+    async with connected(kind) as (transport, theirs, recorder, engine):
+        assert engine.readiness is not None
+        engine.readiness = loop = Crowded(engine.readiness, monkeypatch)
+        yield transport, theirs, recorder, engine, loop
 
 
 async def test_a_socket_that_cannot_be_waited_for_is_lost(
     kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with crowded(kind, monkeypatch) as (transport, theirs, recorder, background, loop):
+    async with crowded(kind, monkeypatch) as (transport, theirs, recorder, engine, loop):
         loop.fill()
         theirs.send(b"x")
-        transport.start(background, recorder)
+        transport.start(engine, recorder)
         await until(lambda: recorder.errors)
         await settle()
         assert [exc.errno for exc in recorder.errors if isinstance(exc, OSError)] == [errno.ENOSPC]
@@ -715,8 +716,8 @@ async def test_a_socket_that_cannot_be_waited_for_is_lost(
 async def test_a_socket_that_cannot_be_waited_for_after_a_pause_is_lost(
     kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with crowded(kind, monkeypatch) as (transport, theirs, recorder, background, loop):
-        transport.start(background, recorder)
+    async with crowded(kind, monkeypatch) as (transport, theirs, recorder, engine, loop):
+        transport.start(engine, recorder)
         transport.pause_reading()
         theirs.send(b"x")
         await settle()
@@ -730,8 +731,8 @@ async def test_a_socket_that_cannot_be_waited_for_after_a_pause_is_lost(
 async def test_a_socket_that_cannot_be_waited_for_to_write_has_failed_to(
     kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with crowded(kind, monkeypatch) as (transport, theirs, recorder, background, loop):
-        transport.start(background, recorder)
+    async with crowded(kind, monkeypatch) as (transport, theirs, recorder, engine, loop):
+        transport.start(engine, recorder)
         await settle()
         loop.fill()
         for _ in range(2):

@@ -8,7 +8,7 @@ import anyio
 import pytest
 from anyio.abc import ByteStream, SocketAttribute
 
-from creche.engine.background import Background
+from creche.engine.current import current_engine
 from creche.testing import memory_byte_pair
 from creche.transports.base import Receiver
 from creche.transports.sockets import SocketTransport
@@ -48,27 +48,27 @@ async def test_bytes_go_both_ways_before_and_after_the_start() -> None:
     transport.outbox += b"x" * 100_000
     await transport.drain()
     assert transport.bytes_sent == 100_000
-    async with Background() as background:
-        transport.start(background, receiver)
-        transport.flush()
-        transport.outbox += b"y" * 100_000
-        transport.flush()
-        assert len(transport.outbox) == 100_000
-        received = b""
-        while len(received) < 200_000:
-            received += await theirs.receive()
-        assert received == b"x" * 100_000 + b"y" * 100_000
-        await theirs.send(b"b")
-        await until(lambda: recorder.data == b"b")
-        transport.send_eof()
-        with pytest.raises(anyio.EndOfStream):
-            await theirs.receive()
-        await theirs.aclose()
-        await until(lambda: "eof" in recorder.told)
-        assert transport.unsent() == 0
-        transport.close()
-        transport.close()
-        await settle()
+    engine = current_engine()
+    transport.start(engine, receiver)
+    transport.flush()
+    transport.outbox += b"y" * 100_000
+    transport.flush()
+    assert len(transport.outbox) == 100_000
+    received = b""
+    while len(received) < 200_000:
+        received += await theirs.receive()
+    assert received == b"x" * 100_000 + b"y" * 100_000
+    await theirs.send(b"b")
+    await until(lambda: recorder.data == b"b")
+    transport.send_eof()
+    with pytest.raises(anyio.EndOfStream):
+        await theirs.receive()
+    await theirs.aclose()
+    await until(lambda: "eof" in recorder.told)
+    assert transport.unsent() == 0
+    transport.close()
+    transport.close()
+    await settle()
     with pytest.raises(anyio.ClosedResourceError):
         await ours.receive()
 
@@ -76,30 +76,30 @@ async def test_bytes_go_both_ways_before_and_after_the_start() -> None:
 async def test_nothing_is_read_while_paused() -> None:
     ours, theirs = memory_byte_pair(clogged_after=4)
     transport, recorder = StreamTransport(ours), Recorder()
-    async with Background() as background:
-        transport.start(background, recorder)
-        await settle()
-        transport.pause_reading()
-        await theirs.send(b"1234")
-        await settle()
-        await theirs.send(b"5678")  # one receive was under way
-        await settle()
-        assert recorder.data == b"1234"
-        transport.resume_reading()
-        await until(lambda: recorder.data == b"12345678")
-        transport.close()
+    engine = current_engine()
+    transport.start(engine, recorder)
+    await settle()
+    transport.pause_reading()
+    await theirs.send(b"1234")
+    await settle()
+    await theirs.send(b"5678")  # one receive was under way
+    await settle()
+    assert recorder.data == b"1234"
+    transport.resume_reading()
+    await until(lambda: recorder.data == b"12345678")
+    transport.close()
 
 
 async def test_a_close_while_paused_or_clogged_ends_its_tasks() -> None:
     ours, _ = memory_byte_pair(clogged_after=0)
     transport, recorder = StreamTransport(ours), Recorder()
-    async with Background() as background:
-        transport.start(background, recorder)
-        transport.pause_reading()
-        transport.outbox += b"stuck"
-        transport.flush()
-        await settle()
-        transport.close()
+    engine = current_engine()
+    transport.start(engine, recorder)
+    transport.pause_reading()
+    transport.outbox += b"stuck"
+    transport.flush()
+    await settle()
+    transport.close()
     assert recorder.told == []
 
 
@@ -135,34 +135,34 @@ async def test_a_broken_stream_is_told_as_an_os_error() -> None:
     with pytest.raises(ConnectionError):
         await transport.drain()
     recorder = Recorder()
-    async with Background() as background:
-        transport.start(background, recorder)
-        await until(lambda: len(recorder.told) == 2)
-        assert [type(exc) for exc in recorder.told] == [ConnectionError] * 2
-        transport.close()
+    engine = current_engine()
+    transport.start(engine, recorder)
+    await until(lambda: len(recorder.told) == 2)
+    assert [type(exc) for exc in recorder.told] == [ConnectionError] * 2
+    transport.close()
     assert as_os_error(ConnectionResetError("as it is")).args == ("as it is",)
 
 
 async def test_after_a_failed_write_the_outbox_is_dropped() -> None:
     transport, recorder = StreamTransport(OneWayStream(OSError("broken"))), Recorder()
-    async with Background() as background:
-        transport.start(background, recorder)
-        transport.outbox += b"x"
-        transport.flush()
-        await until(lambda: recorder.told)
-        transport.outbox += b"y"
-        transport.flush()
-        assert not transport.outbox
-        transport.close()
+    engine = current_engine()
+    transport.start(engine, recorder)
+    transport.outbox += b"x"
+    transport.flush()
+    await until(lambda: recorder.told)
+    transport.outbox += b"y"
+    transport.flush()
+    assert not transport.outbox
+    transport.close()
 
 
 async def test_an_end_that_cannot_be_sent_is_no_error() -> None:
     transport, recorder = StreamTransport(OneWayStream(OSError("broken"))), Recorder()
-    async with Background() as background:
-        transport.start(background, recorder)
-        transport.send_eof()
-        await settle()
-        transport.close()
+    engine = current_engine()
+    transport.start(engine, recorder)
+    transport.send_eof()
+    await settle()
+    transport.close()
     assert recorder.told == []
 
 
@@ -192,12 +192,12 @@ async def test_a_stream_that_cannot_be_half_closed_is_closed(
     monkeypatch.setattr("creche.transports.streams._CLOSE_SECONDS", 0.01)
     stream = WholeStream(end)
     transport, recorder = StreamTransport(stream), Recorder()
-    async with Background() as background:
-        transport.start(background, recorder)
-        transport.send_eof()
-        await until(lambda: stream.ended)
-        stream.end = "closes"
-        transport.close()
+    engine = current_engine()
+    transport.start(engine, recorder)
+    transport.send_eof()
+    await until(lambda: stream.ended)
+    stream.end = "closes"
+    transport.close()
     assert recorder.told == []
 
 
@@ -222,15 +222,15 @@ async def test_a_receiver_may_close_the_transport(direction: str) -> None:
     ours, theirs = memory_byte_pair()
     transport = StreamTransport(ours)
     recorder = ClosingRecorder(transport)
-    async with Background() as background:
-        transport.start(background, recorder)
-        if direction == "read":
-            await theirs.send(b"x")
-        else:
-            transport.outbox += b"x"
-            transport.flush()
-        await until(lambda: recorder.data or recorder.told)
-        await settle()
+    engine = current_engine()
+    transport.start(engine, recorder)
+    if direction == "read":
+        await theirs.send(b"x")
+    else:
+        transport.outbox += b"x"
+        transport.flush()
+    await until(lambda: recorder.data or recorder.told)
+    await settle()
 
 
 async def test_what_is_not_a_stream_is_refused() -> None:
@@ -261,16 +261,16 @@ async def test_a_stream_of_trio_is_taken_as_it_is(anyio_backend: str) -> None:
     assert transport.extra_attributes == {}
     await theirs.send_all(b"a")
     assert await transport.receive() == b"a"
-    async with Background() as background:
-        transport.start(background, recorder)
-        transport.outbox += b"out"
-        transport.flush()
-        assert await theirs.receive_some(10) == b"out"
-        transport.send_eof()
-        assert await theirs.receive_some(10) == b""
-        await theirs.aclose()
-        await until(lambda: "eof" in recorder.told)
-        transport.close()
+    engine = current_engine()
+    transport.start(engine, recorder)
+    transport.outbox += b"out"
+    transport.flush()
+    assert await theirs.receive_some(10) == b"out"
+    transport.send_eof()
+    assert await theirs.receive_some(10) == b""
+    await theirs.aclose()
+    await until(lambda: "eof" in recorder.told)
+    transport.close()
 
 
 @pytest.mark.parametrize("anyio_backend", ["trio"])
@@ -285,29 +285,29 @@ async def test_a_stream_of_trio_that_cannot_send_its_end_is_taken_too(anyio_back
         async def aclose(self) -> None: ...
 
     transport, recorder = StreamTransport(Stream()), Recorder()
-    async with Background() as background:
-        transport.start(background, recorder)
-        transport.send_eof()
-        await settle()
-        transport.close()
+    engine = current_engine()
+    transport.start(engine, recorder)
+    transport.send_eof()
+    await settle()
+    transport.close()
 
 
 async def test_a_pause_within_a_pause_is_ended_by_one_resumption() -> None:
     ours, theirs = memory_byte_pair()
     transport, recorder = StreamTransport(ours), Recorder()
-    async with Background() as background:
-        transport.start(background, recorder)
-        await settle()
-        transport.pause_reading()
-        await theirs.send(b"1")  # one receive was under way
-        await settle()
-        transport.pause_reading()
-        await theirs.send(b"2")
-        await settle()
-        assert recorder.data == b"1"
-        transport.resume_reading()
-        await until(lambda: recorder.data == b"12")
-        transport.close()
+    engine = current_engine()
+    transport.start(engine, recorder)
+    await settle()
+    transport.pause_reading()
+    await theirs.send(b"1")  # one receive was under way
+    await settle()
+    transport.pause_reading()
+    await theirs.send(b"2")
+    await settle()
+    assert recorder.data == b"1"
+    transport.resume_reading()
+    await until(lambda: recorder.data == b"12")
+    transport.close()
 
 
 async def test_a_transport_before_its_start_as_a_stream() -> None:

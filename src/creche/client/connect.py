@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import ssl as ssl_module
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Unpack
 
 import anyio
@@ -13,9 +11,10 @@ from anyio.abc import ByteStream
 
 from creche.client.proxies import find_proxy, open_tunnel
 from creche.connection.opening import ask
+from creche.connection.pending import PendingConnection
 from creche.connection.tracing import call_trace
 from creche.connection.websocket import WebSocket
-from creche.engine.background import Background
+from creche.engine.current import current_engine
 from creche.handshake.addresses import check_unix_path
 from creche.handshake.client import ClientHandshake
 from creche.handshake.exceptions import InvalidRedirect, InvalidStatus
@@ -123,12 +122,23 @@ class StreamWay(Way):
         return False  # the stream is used up
 
 
-@asynccontextmanager
-async def connect(uri: str, **options: Unpack[ClientOptions]) -> AsyncIterator[WebSocket]:
-    """Connect to a WebSocket server, as an async context manager.
+class _PendingClient(PendingConnection):
+    def __init__(self, uri: str, options: ClientOptions, way: Way) -> None:
+        self._target = check_target(uri, options)
+        self._options = options
+        self._way = way
 
-    Leaving it closes the connection: with 1000, with 1011 if the body raises, with 1001 if it is
-    cancelled. What the body raises leaves it as the very same object.
+    async def _open(self) -> WebSocket:
+        return await open_websocket(self._target, self._options, self._way)
+
+
+class connect(_PendingClient):
+    """Connect to a WebSocket server, as an async context manager, or by awaiting it.
+
+    `async with connect(uri) as ws` closes the connection at the end: with 1000, with 1011 if the
+    body raises, with 1001 if it is cancelled. What the body raises leaves it as the very same
+    object. `ws = await connect(uri)` leaves it open until somebody calls `ws.aclose()`, in any task
+    of the event loop.
 
     Args:
         uri: a ws or wss URI (RFC 6455 3). A user and password in it become an Authorization
@@ -144,15 +154,13 @@ async def connect(uri: str, **options: Unpack[ClientOptions]) -> AsyncIterator[W
         ProxyError: the proxy did not connect us.
         TimeoutError: all this took longer than `open_timeout`.
     """
-    settings = client_options(options)
-    async with _connected(uri, settings, TCPWay(settings)) as ws:
-        yield ws
+
+    def __init__(self, uri: str, **options: Unpack[ClientOptions]) -> None:
+        settings = client_options(options)
+        super().__init__(uri, settings, TCPWay(settings))
 
 
-@asynccontextmanager
-async def connect_unix(
-    path: str | os.PathLike[str], uri: str = "ws://localhost/", **options: Unpack[ClientOptions]
-) -> AsyncIterator[WebSocket]:
+class connect_unix(_PendingClient):
     """Connect over a Unix socket; otherwise as connect().
 
     Args:
@@ -163,14 +171,17 @@ async def connect_unix(
     Raises:
         OSError: nobody listens there.
     """
-    async with _connected(uri, client_options(options), UnixWay(path)) as ws:
-        yield ws
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        uri: str = "ws://localhost/",
+        **options: Unpack[ClientOptions],
+    ) -> None:
+        super().__init__(uri, client_options(options), UnixWay(path))
 
 
-@asynccontextmanager
-async def client_websocket(
-    stream: ByteStream | TrioStream, uri: str, **options: Unpack[ClientHandshakeOptions]
-) -> AsyncIterator[WebSocket]:
+class client_websocket(_PendingClient):
     """Open a WebSocket as the client over a byte stream that is connected already.
 
     Args:
@@ -181,18 +192,11 @@ async def client_websocket(
     Raises:
         InvalidURI, TypeError, ValueError, HandshakeError, OSError, TimeoutError: as connect().
     """
-    async with _connected(uri, client_options(options), StreamWay(stream)) as ws:
-        yield ws
 
-
-@asynccontextmanager
-async def _connected(uri: str, options: ClientOptions, way: Way) -> AsyncIterator[WebSocket]:
-    target = check_target(uri, options)
-    async with (
-        Background() as background,
-        await open_websocket(target, options, way, background) as ws,
-    ):
-        yield ws
+    def __init__(
+        self, stream: ByteStream | TrioStream, uri: str, **options: Unpack[ClientHandshakeOptions]
+    ) -> None:
+        super().__init__(uri, client_options(options), StreamWay(stream))
 
 
 def check_target(uri: str, options: ClientOptions) -> URI:
@@ -210,14 +214,12 @@ def check_target(uri: str, options: ClientOptions) -> URI:
     return target
 
 
-async def open_websocket(
-    target: URI, options: ClientOptions, way: Way, background: Background
-) -> WebSocket:
-    """A new connection, which lives in `background` and is to be entered and left."""
+async def open_websocket(target: URI, options: ClientOptions, way: Way) -> WebSocket:
+    """A new connection, which is to be closed."""
     logger, trace = options["logger"], options["trace"]
     call_trace(trace, logger, "connection.open.started", host=target.host, port=target.port)
     try:
-        ws = await _open_websocket(target, options, way, background)
+        ws = await _open_websocket(target, options, way)
     except BaseException as exc:
         call_trace(trace, logger, "connection.open.failed", exception=exc)
         raise
@@ -225,9 +227,7 @@ async def open_websocket(
     return ws
 
 
-async def _open_websocket(
-    target: URI, options: ClientOptions, way: Way, background: Background
-) -> WebSocket:
+async def _open_websocket(target: URI, options: ClientOptions, way: Way) -> WebSocket:
     seconds = options["open_timeout"]
     with anyio.move_on_after(seconds) as scope:
         transport, handshake, response = await _open(target, options, way)
@@ -236,7 +236,7 @@ async def _open_websocket(
     try:
         return WebSocket(
             transport,
-            background,
+            current_engine().clients,
             Side.CLIENT,
             options,
             request=handshake.request,

@@ -7,9 +7,9 @@ import random
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from types import TracebackType
 from typing import TypeVar, Unpack
 
 import anyio
@@ -17,7 +17,6 @@ import anyio
 from creche.client.connect import TCPWay, check_target, open_websocket
 from creche.connection.handlers import user_part
 from creche.connection.websocket import WebSocket
-from creche.engine.background import Background
 from creche.exceptions import EndOfMessages
 from creche.handshake.exceptions import (
     InvalidMessage,
@@ -79,8 +78,7 @@ async def reconnect(
                     return value
 
 
-@asynccontextmanager
-async def reconnecting(uri: str, **options: Unpack[ReconnectOptions]) -> AsyncIterator[Connections]:
+class reconnecting:
     """Connections to a server, one after the other, as an async context manager.
 
     `async for ws in connections` connects, and again at each further turn, after the delays of
@@ -88,25 +86,29 @@ async def reconnecting(uri: str, **options: Unpack[ReconnectOptions]) -> AsyncIt
     that happens, closes the last one: with 1000, with 1011 if the body raises, with 1001 if it is
     cancelled. Arguments and exceptions are those of reconnect().
     """
-    settings = reconnect_options(options)
-    async with Background() as background:
-        connections = Connections(uri, settings, background)
-        try:
-            yield connections
-        except BaseException as exc:
-            await connections.leave(exc)
-            raise
-        await connections.leave(None)
+
+    def __init__(self, uri: str, **options: Unpack[ReconnectOptions]) -> None:
+        self._connections = Connections(uri, reconnect_options(options))
+
+    async def __aenter__(self) -> Connections:
+        return self._connections
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._connections.leave(exc)
 
 
 class Connections(AsyncIterator[WebSocket]):
     """What reconnecting() gives: an endless iterator of connections."""
 
-    def __init__(self, uri: str, options: ReconnectOptions, background: Background) -> None:
+    def __init__(self, uri: str, options: ReconnectOptions) -> None:
         self._target = check_target(uri, options)
         self._options = options
         self._way = TCPWay(options)
-        self._background = background
         self._backoff = Backoff(options)
         self._ws: WebSocket | None = None
 
@@ -117,9 +119,7 @@ class Connections(AsyncIterator[WebSocket]):
         while True:
             await self._wait()
             try:
-                self._ws = await open_websocket(
-                    self._target, self._options, self._way, self._background
-                )
+                self._ws = await open_websocket(self._target, self._options, self._way)
             except Exception as exc:
                 decide = self._options["process_exception"] or process_exception
                 verdict = decide(exc)

@@ -16,7 +16,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from creche.engine.background import is_cancelled
+from creche.engine.deadlines import NEVER
 from creche.exceptions import ConnectionClosed
 
 T = TypeVar("T")
@@ -59,6 +59,11 @@ class Connected(Protocol):
     def leave_group(self, group: ConnectionTaskGroup) -> None: ...
 
 
+def is_cancelled() -> bool:
+    """Whether a scope around the current task is cancelled."""
+    return anyio.current_effective_deadline() == -NEVER
+
+
 def user_part(exc: BaseException, connection: Connected) -> BaseException | None:
     """What is left of an exception without the connection's own end; None for nothing."""
     if isinstance(exc, BaseExceptionGroup):
@@ -79,8 +84,9 @@ class ConnectionTaskGroup(TaskGroup):
     meets the end is finished, and the rest are cancelled once `receive` has reported the end.
     """
 
-    def __init__(self, connection: Connected) -> None:
+    def __init__(self, connection: Connected, holder: object = None) -> None:
         self._connection = connection
+        self._holder = holder  # a connection that nobody holds is closed
         self._group = anyio.create_task_group()
         self._branches: set[Branch] = set()
 

@@ -16,7 +16,8 @@ cdef Py_ssize_t _LARGE
 
 cdef class Link(Receiver):
     cdef public Transport transport
-    cdef public object background
+    cdef public object account
+    cdef public object engine
     cdef public Connection connection
     cdef public bint closed_by_us
     cdef public bint gone
@@ -29,6 +30,9 @@ cdef class Link(Receiver):
     cdef object _timer
     cdef public bint _paused
     cdef bint _continuing
+    cdef bint _drops
+    cdef bint _hurried
+    cdef int _looks
     cdef double _direct_from
     cdef double _sent_at
     cdef bint _streaming
@@ -86,6 +90,11 @@ cdef class Link(Receiver):
     @cython.locals(connection=Connection)
     cdef _written(self)
     cpdef abort(self, str reason)
+    cdef _lose(self, str reason, bint at_once)
+    @cython.locals(transport=Transport)
+    cdef double _judge(self, double now) except? -1
+    cpdef _look_again(self)
+    cdef _mistaken(self, exc)
     cpdef Py_ssize_t payload_left(self) except? -1
     cpdef turn_begins(self)
     cpdef data_received(self, bytearray data, Py_ssize_t size)

@@ -33,9 +33,10 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from creche.connection.handlers import Branch, ConnectionTaskGroup, current_branches
-from creche.engine.background import Background
 from creche.engine.buffers import COUNTED_FROM
 from creche.engine.deadlines import NEVER
+from creche.engine.engine import Account
+from creche.engine.polling import log_failure
 from creche.exceptions import (
     ConnectionAlreadyClosed,
     ConnectionClosed,
@@ -68,6 +69,10 @@ _PAUSE = 0.0002
 # So many payloads are counted once for all connections that keep them.
 _SHARED_PAYLOADS = 32
 
+# Where a transport cannot be read at once, its task is given so many turns to do so before a
+# deadline is judged.
+_LOOKS = 5
+
 # Leaving a cancelled scope takes at most so many seconds.
 _CANCELLED_CLOSE_TIMEOUT = 1.0
 
@@ -78,17 +83,19 @@ class Link(Receiver):
     def __init__(
         self,
         transport: Transport,
-        background: Background,
+        account: Account,
         side: Side,
         options: ConnectionOptions,
         extensions: Sequence[Extension] = (),
     ) -> None:
         self.transport = transport
-        self.background = background
+        engine = account.engine
+        self.account = account
+        self.engine = engine
         self.connection = Connection(
             side,
             transport.outbox,
-            background.now(),
+            engine.now(),
             max_size=options["max_size"],
             max_fragments=options["max_fragments"],
             max_queue=options["max_queue"],
@@ -104,13 +111,16 @@ class Link(Receiver):
         self.closed_by_us = False
         self.gone = False
         self._gone_event: anyio.Event | None = None  # made when somebody waits for it
-        self._now = background.now
-        self._budget = background.budget
+        self._now = engine.now
+        self._budget = engine.budget
         self._turn = 0  # the last turn of the event loop that the budget has told
         self._write_limit = options["write_limit"]
         self._key = object()  # marks our own exceptions, without keeping us alive
-        self.connection.timers.ping_sooner(background.next_phase())
-        self._timer = background.schedule(self, self.connection.next_timeout)
+        self.connection.timers.ping_sooner(engine.next_phase())
+        self._timer = engine.schedule(self, self.connection.next_timeout)
+        self._drops = False  # whether the end drops what the kernel has not sent yet
+        self._hurried = False  # whether the closing handshake has a second at most
+        self._looks = 0  # turns that are left to read what has arrived before a deadline is judged
         self._paused = False
         self._continuing = False  # reading pauses until others have had their turn
         self._direct_from = 0.0  # from when on a message goes out at once
@@ -118,9 +128,9 @@ class Link(Receiver):
         self._streaming = False  # whether a sender only stopped to let others have their turn
         self._replying = False  # whether the last message was waited for, and nothing sent since
         self._flush_scheduled = False
-        self._counted = 0  # bytes of ours that the background has counted
-        self._traffic = background.traffic
-        self._turns = background.turns
+        self._counted = 0  # bytes of ours that the account knows
+        self._traffic = account.traffic
+        self._turns = engine.turns
         self._sent_seen = transport.bytes_sent  # what of it the traffic knows
         self._finished_seen = 0
         self._error: Exception | None = None  # what broke the transport
@@ -129,7 +139,7 @@ class Link(Receiver):
         self._receiving = False
         self._taking_parts = False  # whether messages are taken bit by bit
         self._sending_parts = False  # whether a message is begun and not finished
-        self._arrival = background.new_waiter()
+        self._arrival = engine.new_waiter()
         self._senders: tuple[_Sender, ...] = ()
         self._flushers: tuple[anyio.Event, ...] = ()
         self._pingers: tuple[tuple[Ping, anyio.Event], ...] = ()
@@ -137,7 +147,8 @@ class Link(Receiver):
 
     def start(self, early_data: bytes) -> None:
         """Begin to read. `early_data` came together with the opening handshake."""
-        self.transport.start(self.background, self)
+        self.engine.residents.add(self)
+        self.transport.start(self.engine, self)
         if early_data:
             self.data_received(bytearray(early_data), len(early_data))
 
@@ -497,7 +508,10 @@ class Link(Receiver):
         self._direct_from = NEVER if self._streaming else 0.0
         self._streaming = False
         if self.transport.waiting():
-            self._flush()
+            try:
+                self._flush()
+            except Exception as exc:
+                self._mistaken(exc)
 
     def flush_now(self) -> None:
         """Write what the kernel takes; the next message goes out at once again."""
@@ -577,9 +591,17 @@ class Link(Receiver):
         self.begin_close(close)
         if self._paused:
             self._resume()
+        elif self._counted:
+            self._count()
 
     async def aclose(self, close: Close) -> None:
-        """Close and wait for the end; cancelled, end at once."""
+        """Close and wait for the end; cancelled, end at once.
+
+        Raises:
+            RuntimeError: this is another event loop than the connection's.
+        """
+        if not self._may_close():
+            return
         self.close_for_good(close)
         try:
             await self.wait_gone()
@@ -587,8 +609,29 @@ class Link(Receiver):
             self.abort("closing was cancelled")
             raise
 
+    def _may_close(self) -> bool:
+        """Whether there is a closing handshake to wait for.
+
+        Raises:
+            RuntimeError: this is another event loop than the connection's.
+        """
+        if self.engine.is_over():
+            self.loop_ends()
+            return False
+        self.engine.check_current("this connection")
+        return True
+
     async def leave(self, exc: BaseException | None) -> None:
-        """The scope of the connection ends, with `exc`: close and be gone, within a bound."""
+        """The scope of the connection ends, with `exc`: close and be gone.
+
+        It takes as long as the peer takes bytes, and the closing handshake may take then; a second
+        at most where somebody cancels.
+
+        Raises:
+            RuntimeError: this is another event loop than the connection's.
+        """
+        if not self._may_close():
+            return
         cancelled = exc is not None and not isinstance(exc, Exception)
         self.close_for_good(Close(1000 if exc is None else 1001 if cancelled else 1011))
         try:
@@ -597,17 +640,12 @@ class Link(Receiver):
             else:
                 try:
                     if not self.gone:
-                        with anyio.move_on_after(self.connection.timers.close_timeout):
-                            await self.wait_gone()
+                        await self.wait_gone()
                 except BaseException:
                     await self._leave_quickly()
                     raise
         finally:
-            # Let go of everything that leads back here, whatever has happened.
-            self.abort("the scope of the connection has ended")
-            self._count()
-            self.connection.timers.end_taken()
-            self._timer.cancel()
+            self.abort("the scope of the connection has ended")  # whatever has happened
 
     async def _leave_quickly(self) -> None:
         """Give the closing handshake one second, whoever cancels."""
@@ -616,8 +654,9 @@ class Link(Receiver):
         since = min(timers.closing_since, now)  # it may have had its second already
         seconds = max(since + min(timers.close_timeout, _CANCELLED_CLOSE_TIMEOUT) - now, 0)
         timers.close_within(seconds, now)
+        self._hurried = True
         self._reschedule()
-        with anyio.move_on_after(seconds, shield=True):
+        with anyio.CancelScope(shield=True):
             await self.wait_gone()
 
     async def wait_gone(self) -> None:
@@ -630,8 +669,27 @@ class Link(Receiver):
 
     def abort(self, reason: str) -> None:
         """End the connection at once, without a closing handshake."""
+        self._lose(reason, True)
+
+    def _lose(self, reason: str, at_once: bool) -> None:
+        """The transport is of no more use; `at_once` drops what the kernel has not sent yet."""
+        self._drops = at_once
         self.connection.lose(reason)
         self._update()
+
+    def loop_ends(self) -> None:
+        """The event loop ends, or has ended: whatever cannot be done without waiting is not."""
+        if self.gone:
+            return
+        self.close_for_good(Close(1001))
+        self.transport.send_eof()
+        self.transport.read_now()  # closing with unread input would destroy what was sent
+        self._lose("the event loop has ended", False)
+
+    def drop(self) -> None:
+        """Nobody holds the connection any more: close it, which nobody waits for."""
+        if not self.gone:
+            self.close_for_good(Close(1001))
 
     # The end, told to the application
 
@@ -749,7 +807,7 @@ class Link(Receiver):
 
     def read_failed(self, exc: Exception) -> None:
         self._keep_error(exc)
-        self.abort("connection lost")
+        self._lose("connection lost", False)
 
     def write_failed(self, exc: Exception) -> None:
         self._keep_error(exc)
@@ -782,11 +840,21 @@ class Link(Receiver):
     def _continue(self) -> None:
         """The others have had their turn: parse on."""
         self._continuing = False
-        self.connection.resume(self._now())
-        self._after_input()
-        self._wake_receiver()
-        if not (self._continuing or self._paused):
-            self.transport.resume_reading()
+        try:
+            self.connection.resume(self._now())
+            self._after_input()
+            self._wake_receiver()
+            if not (self._continuing or self._paused):
+                self.transport.resume_reading()
+        except Exception as exc:
+            self._mistaken(exc)
+
+    def _mistaken(self, exc: Exception) -> None:
+        """A mistake of ours, in a callback: what follows it on this connection cannot be trusted.
+        It ends this one, and no other."""
+        log_failure(self)
+        self._keep_error(exc)
+        self.abort("a mistake in the library")
 
     # Counting
 
@@ -810,7 +878,7 @@ class Link(Receiver):
             payloads = transport.payloads(_SHARED_PAYLOADS)
             if not payloads:
                 own += transport.kept_size  # too many to look at all of them each time
-            self._counted = self.background.buffers.count(self, own, payloads)
+            self._counted = self.account.buffers.count(self, own, payloads)
 
     def shed(self, limit: int) -> None:
         self.connection.discard_input()
@@ -840,11 +908,41 @@ class Link(Receiver):
     # Deadlines
 
     def timeout_due(self, now: float) -> float:
+        if self._looks:
+            return NEVER
+        try:
+            # The event loop may have been held up, or the whole process: then what the peer has
+            # said in time has not been read yet.
+            if self.connection.timers.is_over(now) and not self._hurried:
+                if not self.transport.read_now():
+                    self._turns.run_soon(self._look_again)
+                    self._looks = _LOOKS
+                    return NEVER
+                self._wake_receiver()
+            return self._judge(now)
+        except Exception as exc:
+            self._mistaken(exc)
+            return NEVER
+
+    def _look_again(self) -> None:
+        """The task that reads has had a turn."""
+        self._looks -= 1
+        try:
+            if self._looks:
+                self._turns.run_soon(self._look_again)
+            else:
+                self._judge(self._now())
+                self._reschedule()
+        except Exception as exc:
+            self._mistaken(exc)
+
+    def _judge(self, now: float) -> float:
+        """Do what the deadlines ask for; returns the next one."""
         transport = self.transport
         unsent = transport.unsent()
-        out_of_time = self.connection.handle_timeout(
-            now, transport.bytes_sent - unsent, unsent + transport.waiting()
-        )
+        in_flight = unsent + transport.waiting()
+        self._drops = in_flight > 0 and not self._hurried
+        out_of_time = self.connection.handle_timeout(now, transport.bytes_sent - unsent, in_flight)
         if transport.waiting():
             self._flush()
         if out_of_time:
@@ -856,7 +954,7 @@ class Link(Receiver):
         due = self.connection.next_timeout
         if due < self._timer.deadline and self._timer.target is not None:
             self._timer.cancel()
-            self._timer = self.background.schedule(self, due)
+            self._timer = self.engine.schedule(self, due)
 
     # Consequences
 
@@ -870,14 +968,18 @@ class Link(Receiver):
             elif not connection.masking or connection.failure is not None:
                 transport.send_eof()  # the server closes TCP first (RFC 6455 7.1.1)
         if connection.state is LOST and not self.gone:
-            if connection.outcome is ENDED_BADLY:
+            if self._drops:
                 transport.abort()
             else:
                 transport.close()
             self.gone = True
+            self.engine.residents.discard(self)
             self._count()
             if self._gone_event is not None:
                 self._gone_event.set()
+        if self.gone and self.closed_by_us:
+            connection.timers.end_taken()
+            self._timer.cancel()
         if not self._outcome_seen and connection.outcome is not None:
             self._outcome_seen = True
             if connection.outcome is ENDED_BADLY and not self.closed_by_us:

@@ -25,7 +25,8 @@ class SendStream(ObjectSendStream[Chunk]):
     part for the whole.
     """
 
-    def __init__(self, link: Link, text: bool) -> None:
+    def __init__(self, holder: object, link: Link, text: bool) -> None:
+        self._holder = holder  # a connection that nobody holds is closed
         self._link = link
         self._text = text
         self._opcode = TEXT if text else BINARY
@@ -95,7 +96,8 @@ class ReceiveStream(ObjectReceiveStream[str | bytes]):
 
     text: bool
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, holder: object, link: Link) -> None:
+        self._holder = holder
         self._link = link
         self._first: str | bytes = b""
         self._open = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+import warnings
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from types import TracebackType
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from creche.connection.handlers import ConnectionTaskGroup
 from creche.connection.link import Link
 from creche.connection.streams import ReceiveStream, SendStream
 from creche.connection.tracing import call_trace, frame_observer
-from creche.engine.background import Background
+from creche.engine.engine import Account
 from creche.exceptions import EndOfMessages
 from creche.handshake.http import Request, Response
 from creche.options.checks import check_option
@@ -57,7 +58,7 @@ class WebSocket(Endpoint, ObjectStream[str | bytes]):
     def __init__(
         self,
         transport: Transport,
-        background: Background,
+        account: Account,
         side: Side,
         options: ConnectionOptions,
         *,
@@ -81,7 +82,7 @@ class WebSocket(Endpoint, ObjectStream[str | bytes]):
         self._id: uuid.UUID | None = None
         self._attributes = transport.extra_attributes
         self._trace = options["trace"]
-        self._link = Link(transport, background, side, options, extensions)
+        self._link = Link(transport, account, side, options, extensions)
         self._link.connection.observer = frame_observer(self, self._base_logger, self._trace)
         self._link.start(early_data)
 
@@ -174,14 +175,14 @@ class WebSocket(Endpoint, ObjectStream[str | bytes]):
         Args:
             text: whether it is text.
         """
-        return SendStream(self._link, text)
+        return SendStream(self, self._link, text)
 
     def receive_stream(self) -> ReceiveStream:
         """Receive a message bit by bit, as an async context manager that gives a ReceiveStream.
 
         For a message that does not fit into memory: `max_size` does not hold for it.
         """
-        return ReceiveStream(self._link)
+        return ReceiveStream(self, self._link)
 
     async def flush(self) -> None:
         """Wait until the kernel has taken everything that was committed.
@@ -273,6 +274,15 @@ class WebSocket(Endpoint, ObjectStream[str | bytes]):
         """
         await self._link.wait_gone()
 
+    def __del__(self) -> None:
+        """Nobody has closed it, and nobody can any more: close it, whatever thread this is."""
+        link = getattr(self, "_link", None)  # there is none where making it has failed
+        if link is None or link.gone or link.closed_by_us:
+            return
+        warnings.warn(f"unclosed connection {self!r}", ResourceWarning, source=self, stacklevel=2)
+        if link.engine.is_over() or not link.engine.call_from_anywhere(link.drop):
+            link.loop_ends()
+
     async def __aenter__(self) -> WebSocket:
         return self
 
@@ -334,7 +344,7 @@ class WebSocket(Endpoint, ObjectStream[str | bytes]):
         Its `async with` raises one ConnectionClosedError then, unless children have raised. When
         the peer closes well, its children are cancelled once `receive` has reported the end.
         """
-        return ConnectionTaskGroup(self._link)
+        return ConnectionTaskGroup(self._link, self)
 
 
 class _Logger(logging.LoggerAdapter[logging.Logger]):

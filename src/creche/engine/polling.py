@@ -87,16 +87,17 @@ class Poller:
         import trio
 
         descriptor = self._epoll.fileno()
-        try:
-            while True:
-                if self._ready:
-                    await trio.lowlevel.checkpoint()
-                else:
-                    await trio.lowlevel.wait_readable(descriptor)
-                    self._ready = self._epoll.poll(0)
-                self._call_back()
-        finally:
-            self._epoll.close()
+        while True:
+            if self._ready:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(descriptor)
+                self._ready = self._epoll.poll(0)
+            self._call_back()
+
+    def close(self) -> None:
+        """Nobody is called back any more, and `run` must not run."""
+        self._epoll.close()
 
     def _call_back(self) -> None:
         """Those that are not reached within a turn are the first in the next one.

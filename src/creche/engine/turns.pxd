@@ -6,6 +6,7 @@ from creche.engine.waiting cimport Waiter
 
 cdef class Turns:
     cdef object _loop
+    cdef object _context
     cdef Waiter _waiter
     cdef object _callbacks
     cdef bint _due

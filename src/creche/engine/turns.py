@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context
 
 from creche.engine.polling import Share, log_failure
 from creche.engine.waiting import Waiter
@@ -16,11 +17,15 @@ class Turns:
 
     Args:
         loop: asyncio's event loop; None stands for Trio's, where `run` has to run.
+        context: what asyncio calls back in.
         waiter: what `run` waits for.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None, waiter: Waiter) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop | None, context: Context | None, waiter: Waiter
+    ) -> None:
         self._loop = loop
+        self._context = context
         self._waiter = waiter
         self._callbacks: deque[Callable[[], None]] = deque()
         self._due = False
@@ -51,7 +56,7 @@ class Turns:
         if self._loop is None:
             self._waiter.wake()
         else:
-            self._loop.call_soon(self._call_back)
+            self._loop.call_soon(self._call_back, context=self._context)
         self._due = True
 
     def _call_back(self) -> None:

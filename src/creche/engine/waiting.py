@@ -134,8 +134,3 @@ class TrioWaiter(Waiter):
         self._task = None
         self._trio.reschedule(task)
         return True
-
-
-def new_waiter(loop: asyncio.AbstractEventLoop | None) -> Waiter:
-    """A Waiter of this event loop; None stands for Trio's."""
-    return TrioWaiter() if loop is None else AsyncioWaiter(loop)

@@ -650,7 +650,7 @@ class Connection:
         elif self.state is OPEN:
             self._append_close(close)
             self._move(Event.CLOSE_SENT)
-            self.timers.close_within(self.timers.close_timeout, now)
+            self.timers.expect_close(now)
 
     def _append_close(self, close: Close) -> None:
         self.flush_pong()
@@ -701,7 +701,7 @@ class Connection:
             self._append_close(close)
         self.received = close
         self._move(Event.CLOSE_RECEIVED)
-        self.timers.close_within(self.timers.close_timeout, now)
+        self.timers.expect_close(now)
         self.timers.end_within(self.timers.close_timeout, now)
 
     # Failing

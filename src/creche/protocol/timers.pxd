@@ -18,6 +18,9 @@ cdef class Timers:
     cdef public double close_due
     cdef public double message_due
     cdef public double closing_since
+    cdef double _close_end
+    cdef Py_ssize_t _close_mark
+    cdef bint _closing_hard
     cdef bint _paused
     cdef double _message_left
     cdef double _heard_before

@@ -57,6 +57,11 @@ class Timers:
         self.close_due = _NEVER
         self.message_due = _NEVER
         self.closing_since = _NEVER  # when the closing handshake began
+        # When it is given up: `close_due` is when it is looked at next. And what had been delivered
+        # when it was looked at last, -1 before; while that grows, the end is put off.
+        self._close_end = _NEVER
+        self._close_mark = -1
+        self._closing_hard = False  # whether the end is not put off
         self._paused = False
         self._message_left = _NEVER  # seconds for the unfinished message, while we are paused
         # When the ping was sent: when we had heard of the peer last, what had been delivered, and
@@ -161,10 +166,29 @@ class Timers:
         """The peer's side has all of our bytes."""
         self.stall_due = _NEVER
 
+    def is_over(self, now: float) -> bool:
+        """Whether a deadline of the peer's has passed."""
+        return (
+            now >= self.pong_due
+            or now >= self.stall_due
+            or now >= self.close_due
+            or now >= self.message_due
+        )
+
+    def expect_close(self, now: float) -> None:
+        """The closing handshake must be over in `close_timeout`, or as long after the peer has
+        taken the last byte; an end that is fixed already stays."""
+        if self._close_end == _NEVER:
+            self.closing_since = now
+            self._close_end = now + self.close_timeout
+            self.close_due = now + self.close_timeout / STALL_CHECKS
+
     def close_within(self, seconds: float, now: float) -> None:
-        """The connection must be over in so many seconds; a sooner deadline stays."""
+        """The connection must be over in so many seconds, whatever the peer takes; a sooner
+        deadline stays."""
         self.closing_since = min(self.closing_since, now)
-        self.close_due = min(self.close_due, now + seconds)
+        self._close_end = self.close_due = min(self._close_end, now + seconds)
+        self._closing_hard = True
 
     def end_within(self, seconds: float, now: float) -> None:
         """The application has so many seconds to take what arrived before the end."""
@@ -176,7 +200,7 @@ class Timers:
 
     def expired(self, now: float, delivered: int, in_flight: int) -> Verdict:
         """What a deadline that has passed asks for; to be asked again until it is NOTHING."""
-        if now >= self.close_due:
+        if now >= self.close_due and self._unclosed(now, delivered):
             return Verdict.UNCLOSED
         if now >= self.end_due:
             self.end_due = _NEVER
@@ -201,6 +225,19 @@ class Timers:
         if verdict is Verdict.STALLED:
             return f"stall timeout: the peer took no byte for {self.stall_timeout:g} s"
         return f"close timeout: no end to the closing handshake for {self.close_timeout:g} s"
+
+    def _unclosed(self, now: float, delivered: int) -> bool:
+        if not self._closing_hard and delivered > self._close_mark:
+            if self._close_mark >= 0:
+                self._close_end = now + self.close_timeout
+            elif now >= self._close_end:
+                # We have been held up. What has been delivered is noted, and looked at again.
+                self._close_end = now + self.close_timeout / STALL_CHECKS
+            self._close_mark = delivered
+        if now >= self._close_end:
+            return True
+        self.close_due = min(now + self.close_timeout / STALL_CHECKS, self._close_end)
+        return False
 
     def _stalled(self, now: float, delivered: int, in_flight: int) -> bool:
         if delivered > self._stall_mark:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 import anyio
@@ -10,7 +11,7 @@ import anyio
 from creche.connection.link import Link
 from creche.connection.tracing import call_trace
 from creche.connection.websocket import Handler, WebSocket
-from creche.engine.background import Background
+from creche.engine.engine import Account
 from creche.handshake.exceptions import Rejection
 from creche.options.declared import ServerOptions
 from creche.server.deciding import DecidingHandler
@@ -26,13 +27,27 @@ class Guest(Protocol):
         """End its time here."""
 
 
+# Whose handlers the current task descends from: none of them is waited for in it.
+_handlers: ContextVar[tuple[Guest, ...]] = ContextVar("creche_handlers", default=())
+
+
+def note_handler(guest: Guest) -> None:
+    """The current task is the handler of this guest from now on."""
+    _handlers.set((*_handlers.get(), guest))
+
+
+def current_handlers() -> frozenset[Guest]:
+    """The guests, of any server, in whose handlers the current task is."""
+    return frozenset(_handlers.get())
+
+
 class Register:
     """What a server shares with the visitors that it serves.
 
     Args:
         handler: what runs for each connection.
         options: the server's.
-        background: what its connections run on.
+        account: what its connections are counted in.
 
     Attributes:
         connections: the open WebSockets.
@@ -45,11 +60,11 @@ class Register:
     """
 
     def __init__(
-        self, handler: Handler | DecidingHandler, options: ServerOptions, background: Background
+        self, handler: Handler | DecidingHandler, options: ServerOptions, account: Account
     ) -> None:
         self.handler = handler
         self.options = options
-        self.background = background
+        self.account = account
         self.logger = options["logger"]
         self.limits = ClientLimits(options["max_connections_per_client"], options["handshake_rate"])
         self.warn = RareWarning(self.logger)
@@ -60,7 +75,9 @@ class Register:
         self.admitted = 0
         self.draining = False
         self.failed = 0
-        self._idle: anyio.Event | None = None  # set when the last guest has gone
+        # Set when guests have gone and so few are left that somebody may be content.
+        self._idle: anyio.Event | None = None
+        self._most_spared = 0
         self._accepted = 0
         self._opened = 0
         self._refusals = 0
@@ -112,12 +129,14 @@ class Register:
         """A client has gone."""
         self.opening.pop(guest, None)
         self.guests.discard(guest)
-        if not self.guests and self._idle is not None:
+        if self._idle is not None and len(self.guests) <= self._most_spared:
             self._idle.set()
 
-    async def wait_idle(self) -> None:
-        """Return when there is no guest; any number of tasks may wait."""
-        while self.guests:
+    async def wait_idle(self, spared: frozenset[Guest] = frozenset()) -> None:
+        """Return when there is no guest but those that are `spared`; any number of tasks may
+        wait."""
+        self._most_spared = max(self._most_spared, len(spared))
+        while not self.guests <= spared:
             if self._idle is None or self._idle.is_set():
                 self._idle = anyio.Event()
             await self._idle.wait()
@@ -128,7 +147,7 @@ class Register:
 
     def stats(self) -> ServerStats:
         """What there is and has been."""
-        traffic = self.background.traffic
+        traffic = self.account.traffic
         return ServerStats(
             open=len(self.connections),
             handshakes=len(self.opening),
@@ -143,5 +162,5 @@ class Register:
             bytes_received=traffic.bytes_received,
             bytes_sent=traffic.bytes_sent,
             skipped=traffic.skipped,
-            buffered=self.background.buffers.total,
+            buffered=self.account.buffers.total,
         )

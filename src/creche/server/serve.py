@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Unpack
 
 import anyio
 from anyio.abc import ByteStream, Listener, TaskStatus
 
 from creche.connection.opening import OpenGate
+from creche.connection.pending import PendingConnection
 from creche.connection.websocket import Handler, WebSocket
-from creche.engine.background import Background
+from creche.engine.current import current_engine
+from creche.engine.engine import Account
 from creche.handshake.addresses import check_listening, check_mode, check_unix_path
 from creche.handshake.server import is_loopback
 from creche.options.declared import ListenerOptions, ServerHandshakeOptions, ServerOptions
 from creche.options.resolving import server_options
 from creche.server.deciding import DecidingHandler
+from creche.server.host import Host
 from creche.server.server import Server
 from creche.server.visitor import accept, deadline, out_of_time
 from creche.transports.listening import (
@@ -56,40 +59,55 @@ async def serve(
         TypeError, ValueError: an option is not what it should be; its name is in the text.
         OSError: an address cannot be listened on.
     """
-    async with serving(handler, host, port, **options) as server:
-        task_status.started(server)
-        await server.wait_stopped()
-
-
-@asynccontextmanager
-async def serving(
-    handler: Handler | DecidingHandler,
-    host: str | None = None,
-    port: int = 0,
-    **options: Unpack[ServerOptions],
-) -> AsyncIterator[Server]:
-    """Serve WebSockets over TCP while the body runs, as an async context manager.
-
-    Leaving it shuts the server down. Arguments and exceptions are those of serve().
-    """
     _check_handler(handler)
     settings = server_options(options)
-    check_listening(host, port)
-    sockets = settings["sockets"]
-    if sockets is None:
-        sockets = await bind_tcp(
-            host,
-            port,
-            backlog=settings["backlog"],
-            reuse_port=settings["reuse_port"],
-            logger=settings["logger"],
+    sockets = await _listen(host, port, settings)
+    await _run(handler, settings, sockets, host, task_status.started)
+
+
+class serving:
+    """Serve WebSockets over TCP while the body runs, as an async context manager.
+
+    It gives the Server. Leaving it shuts the server down, in whatever task of the event loop.
+    Handlers see the context in which it was entered. What ends the server meanwhile, such as
+    SystemExit in a handler, is raised when it is left. Arguments and exceptions are those of
+    serve().
+    """
+
+    def __init__(
+        self,
+        handler: Handler | DecidingHandler,
+        host: str | None = None,
+        port: int = 0,
+        **options: Unpack[ServerOptions],
+    ) -> None:
+        _check_handler(handler)
+        self._handler = handler
+        self._where = host, port
+        self._options = server_options(options)
+        self._host: Host | None = None
+
+    async def __aenter__(self) -> Server:
+        if self._host is not None:
+            raise RuntimeError("this server runs already")
+        name, port = self._where
+        sockets = await _listen(name, port, self._options)
+        host = Host()
+        server = await host.start(
+            lambda started: _run(self._handler, self._options, sockets, name, started)
         )
-    elif host is not None or port != 0:
-        raise TypeError("sockets: host and port cannot be given beside bound sockets")
-    else:
-        listen_on(sockets, settings["backlog"])
-    async with _running(handler, settings, sockets, host) as server:
-        yield server
+        self._host = host
+        return server
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        host, self._host = self._host, None
+        if host is not None:
+            await host.leave(exc)
 
 
 async def serve_unix(
@@ -120,9 +138,7 @@ async def serve_unix(
     with bind_unix(path, mode=mode, backlog=settings["backlog"]) as sock:
         made = UnixPath(path)
         try:
-            async with _running(handler, settings, [sock], None) as server:
-                task_status.started(server)
-                await server.wait_stopped()
+            await _run(handler, settings, [sock], None, task_status.started)
         finally:
             made.remove(settings["logger"])
 
@@ -144,16 +160,16 @@ async def serve_listener(
     """
     _check_handler(handler)
     settings = server_options(options)
-    async with listener, _running(handler, settings, [], None) as server:
+
+    def started(server: Server) -> None:
         server.add_listener(listener)
         task_status.started(server)
-        await server.wait_stopped()
+
+    async with listener:
+        await _run(handler, settings, [], None, started)
 
 
-@asynccontextmanager
-async def server_websocket(
-    stream: ByteStream | TrioStream, **options: Unpack[ServerHandshakeOptions]
-) -> AsyncIterator[WebSocket]:
+class server_websocket(PendingConnection):
     """Open a WebSocket as the server over a byte stream that is connected already.
 
     Args:
@@ -166,38 +182,77 @@ async def server_websocket(
         TimeoutError: the opening handshake took longer than `open_timeout`.
         TypeError, ValueError: an option is not what it should be; its name is in the text.
     """
-    settings = server_options(options)
-    _resolve_hosts(settings, ())
-    async with Background() as background:
-        ws = None
+
+    def __init__(
+        self, stream: ByteStream | TrioStream, **options: Unpack[ServerHandshakeOptions]
+    ) -> None:
+        self._stream = stream
+        self._settings = server_options(options)
+        _resolve_hosts(self._settings, ())
+
+    async def _open(self) -> WebSocket:
+        settings = self._settings
+        account = current_engine().clients
         with anyio.CancelScope(deadline=deadline(settings, anyio.current_time())):
-            ws = await accept(StreamTransport(stream), background, settings, OpenGate())
-        if ws is None:
-            raise out_of_time(settings)
-        async with ws:
-            yield ws
+            return await accept(StreamTransport(self._stream), account, settings, OpenGate())
+        raise out_of_time(settings)
 
 
-@asynccontextmanager
-async def _running(
+async def _listen(host: str | None, port: int, options: ServerOptions) -> list[socket.socket]:
+    """The sockets to accept from, by the options."""
+    check_listening(host, port)
+    sockets = options["sockets"]
+    if sockets is None:
+        return await bind_tcp(
+            host,
+            port,
+            backlog=options["backlog"],
+            reuse_port=options["reuse_port"],
+            logger=options["logger"],
+        )
+    if host is not None or port != 0:
+        raise TypeError("sockets: host and port cannot be given beside bound sockets")
+    listen_on(sockets, options["backlog"])
+    return list(sockets)
+
+
+async def _run(
     handler: Handler | DecidingHandler,
     options: ServerOptions,
     sockets: Sequence[socket.socket],
     host: str | None,
-) -> AsyncIterator[Server]:
-    """A server that runs while the body does."""
+    started: Callable[[Server], None],
+) -> None:
+    """Serve until cancelled or shut down; the handlers are children of this task.
+
+    Args:
+        started: is called with the Server when it accepts.
+    """
+    error: Exception | None = None
     try:
         _resolve_hosts(options, sockets)
-        async with Background(options["max_buffered_bytes"], polling=True) as background:
-            server = Server(handler, options, background, sockets, host)
+        account = Account(current_engine(), options["max_buffered_bytes"])
+        async with anyio.create_task_group() as tasks:
+            server = Server(handler, options, account, tasks, sockets, host)
             try:
-                yield server
+                started(server)
+                await server.wait_stopped()
                 await server.shutdown()
+            except Exception as exc:
+                error = exc  # the group would put it into another one
             finally:
                 await server.stop_now()
+    except anyio.get_cancelled_exc_class():
+        if error is None:
+            raise
     finally:
         for sock in sockets:
             sock.close()
+    try:
+        if error is not None:
+            raise error
+    finally:
+        del error  # a frame that keeps what it raises keeps itself
 
 
 def _check_handler(handler: object) -> None:

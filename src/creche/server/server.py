@@ -7,16 +7,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import anyio
-from anyio.abc import ByteStream, Listener
+from anyio.abc import ByteStream, Listener, TaskGroup
 
 from creche.connection.websocket import Handler, WebSocket
-from creche.engine.background import Background
+from creche.engine.engine import Account
 from creche.handshake.server import is_loopback, is_on_loopback
 from creche.options.checks import check_delay
 from creche.options.declared import ServerOptions
-from creche.protocol.closing import make_close
+from creche.protocol.closing import Close, make_close
 from creche.server.deciding import DecidingHandler
-from creche.server.register import Register
+from creche.server.register import Guest, Register, current_handlers
 from creche.server.stats import ServerStats
 from creche.server.visitor import Visitor
 from creche.transports.listening import (
@@ -35,6 +35,17 @@ _CROWDED_PAUSE = 0.002
 _SHORTEST_PAUSE = 0.001
 
 
+# A close frame, the seconds that handlers have after it, and those over which it is sent.
+_Orders = tuple[Close, float, float]
+
+
+def _checked(code: int, reason: str, grace: float, spread: float) -> _Orders:
+    close = make_close(code, reason)
+    check_delay("grace", grace)
+    check_delay("spread", spread)
+    return close, grace, spread
+
+
 class Server:
     """A running server.
 
@@ -49,22 +60,24 @@ class Server:
         self,
         handler: Handler | DecidingHandler,
         options: ServerOptions,
-        background: Background,
+        account: Account,
+        tasks: TaskGroup,
         sockets: Sequence[socket.socket],
         host: str | None,
     ) -> None:
         self.addresses: list[Any] = [listening_address(sock) for sock in sockets]
-        self._register = Register(handler, options, background)
+        self._register = Register(handler, options, account)
+        self._account = account
+        self._tasks = tasks
         self._options = options
         self._logger = options["logger"]
-        self._background = background
         self._sockets = list(sockets)
         self._host = host
         self._accepting: list[anyio.CancelScope] = []
         self._stopped = anyio.Event()
         self._failure: OSError | None = None
         for sock in sockets:
-            background.handlers.start_soon(self._accept_sockets, sock)
+            tasks.start_soon(self._accept_sockets, sock)
 
     @property
     def connections(self) -> set[WebSocket]:
@@ -118,8 +131,8 @@ class Server:
 
         Every peer is sent a close frame, at once or one after the other; handlers see the end of
         the stream. Opening handshakes under way are dropped. Handlers that are not done after
-        `grace` seconds are cancelled; cancelling shutdown() cancels them now. A handler that calls
-        it is one of those it waits for.
+        `grace` seconds are cancelled; cancelling shutdown() cancels them now. A handler in which it
+        is called, or a task that a handler has started, is not waited for.
 
         Args:
             code: the close code to send.
@@ -132,12 +145,23 @@ class Server:
             ValueError, TypeError: an argument is not what it should be; nothing has been closed
                 then.
         """
-        close = make_close(code, reason)
-        check_delay("grace", grace)
-        check_delay("spread", spread)
+        await self._shutdown(_checked(code, reason, grace, spread), current_handlers())
+
+    def begin_shutdown(
+        self, code: int = 1001, reason: str = "", grace: float = 10, spread: float = 0
+    ) -> None:
+        """Begin what shutdown() does, and wait for nothing: serve() returns when it is done.
+
+        Arguments and exceptions are those of shutdown().
+        """
+        orders = _checked(code, reason, grace, spread)
+        self._tasks.start_soon(self._shutdown, orders, frozenset(), name="creche shutdown")
+
+    async def _shutdown(self, orders: _Orders, spared: frozenset[Guest]) -> None:
+        close, grace, spread = orders
         try:
             self._stop_accepting()
-            for guest in list(self._register.opening):
+            for guest in set(self._register.opening) - spared:
                 guest.cancel()
             links = list(self._register.links)
             start = anyio.current_time()
@@ -148,20 +172,20 @@ class Server:
                 if link in self._register.links:
                     link.begin_close(close)
             with anyio.move_on_after(grace):
-                await self._register.wait_idle()
+                await self._register.wait_idle(spared)
         finally:
             try:
-                await self._cancel_clients()
+                await self._cancel_clients(spared)
             finally:
                 self._stopped.set()
 
     async def drain(self) -> None:
         """Stop accepting, keep what is open; stop when all connections have ended.
 
-        Until then shutdown() may end it.
+        Until then shutdown() may end it. A handler in which it is called is not waited for.
         """
         self._stop_accepting()
-        await self._register.wait_idle()
+        await self._register.wait_idle(current_handlers())
         self._stopped.set()
 
     async def wait_stopped(self) -> None:
@@ -182,12 +206,12 @@ class Server:
             close_listening(sock)
         self._sockets.clear()
 
-    async def _cancel_clients(self) -> None:
-        """Cancel every handler; each connection closes within its bound."""
-        for guest in list(self._register.guests):
+    async def _cancel_clients(self, spared: frozenset[Guest] = frozenset()) -> None:
+        """Cancel every other handler; each connection closes within its bound."""
+        for guest in self._register.guests - spared:
             guest.cancel()
         with anyio.CancelScope(shield=True):
-            await self._register.wait_idle()
+            await self._register.wait_idle(spared)
 
     async def stop_now(self) -> None:
         """Stop accepting and cancel everything."""
@@ -204,14 +228,14 @@ class Server:
     def add_listener(self, listener: Listener[ByteStream]) -> None:
         """Accept connections from a listener of AnyIO."""
         self.addresses.append(listener_address(listener))
-        self._background.handlers.start_soon(self._accept_streams, listener)
+        self._tasks.start_soon(self._accept_streams, listener)
 
     async def _accept_sockets(self, sock: socket.socket) -> None:
         await self._accept_with(accept_loop, sock, self._add_socket, self._logger)
 
     async def _accept_streams(self, listener: Listener[ByteStream]) -> None:
         await self._accept_with(
-            accept_streams, listener, self._serve_stream, self._background.handlers, self._logger
+            accept_streams, listener, self._serve_stream, self._tasks, self._logger
         )
 
     async def _accept_with(self, function: Callable[..., Awaitable[None]], *args: Any) -> None:
@@ -231,7 +255,7 @@ class Server:
         visitor.peer = peer
         try:
             self._register.arrives(visitor)
-            visitor.task = self._background.handlers.start_soon(visitor.serve, sock)
+            visitor.task = self._tasks.start_soon(visitor.serve, sock)
         except BaseException:
             # KeyboardInterrupt may strike here: nobody must wait for a task that is none.
             visitor.leave()

@@ -11,12 +11,12 @@ import anyio
 from anyio import TaskHandle
 from anyio.abc import ByteStream
 
-from creche.connection.handlers import user_part
+from creche.connection.handlers import is_cancelled, user_part
 from creche.connection.link import Link
 from creche.connection.opening import Answering, Gate, find_peer
 from creche.connection.websocket import WebSocket
-from creche.engine.background import Background, is_cancelled
 from creche.engine.deadlines import NEVER, Timer
+from creche.engine.engine import Account
 from creche.exceptions import ConnectionClosedError, HandshakeError
 from creche.handshake.exceptions import Rejection
 from creche.handshake.forwarding import client_key
@@ -27,7 +27,7 @@ from creche.options.declared import ServerHandshakeOptions
 from creche.protocol.closing import ABNORMAL, Close
 from creche.protocol.states import Side
 from creche.server.deciding import Decider, DecidingHandler, PendingRequest
-from creche.server.register import Register
+from creche.server.register import Register, note_handler
 from creche.transports.base import Transport
 from creche.transports.dialing import open_transport
 from creche.transports.streams import StreamTransport
@@ -59,8 +59,8 @@ class Visitor(Gate):
         self.admitted = False
         self._client: str | None = None  # what counts as one client
         self._register = register
-        background = register.background
-        self.timer = background.schedule(self, deadline(register.options, background.now()))
+        engine = register.account.engine
+        self.timer = engine.schedule(self, deadline(register.options, engine.now()))
 
     def cancel(self) -> None:
         """Cancel its task."""
@@ -121,6 +121,7 @@ class Visitor(Gate):
             if ws is None:
                 return
             lifetime = self.begin(ws)
+            note_handler(self)
             try:
                 async with ws:
                     await register.handler(ws)
@@ -144,7 +145,7 @@ class Visitor(Gate):
         register = self._register
         try:
             transport = await self.open_transport(accepted)
-            ws = await accept(transport, register.background, register.options, self)
+            ws = await accept(transport, register.account, register.options, self)
         except (OSError, HandshakeError) as exc:
             register.refused(exc)
             return None
@@ -179,7 +180,7 @@ class Visitor(Gate):
             return None
         # Those that came together need not come back together.
         seconds *= 1 - _LIFETIME_JITTER * random.random()
-        return register.background.schedule(_Lifetime(ws._link), anyio.current_time() + seconds)
+        return register.account.engine.schedule(_Lifetime(ws._link), anyio.current_time() + seconds)
 
     def note_end(self, ws: WebSocket, exc: Exception) -> None:
         """What the handler has raised."""
@@ -238,6 +239,7 @@ class _Decider(Decider):
     async def _run(self, handler: DecidingHandler, request: PendingRequest) -> None:
         register = self._register
         error: Exception | None = None
+        note_handler(self._visitor)
         try:
             await handler.function(request)
         except BaseException as exc:
@@ -278,7 +280,7 @@ class _Decider(Decider):
         )
         self._ws = _new_websocket(
             self._transport,
-            register.background,
+            register.account,
             register.options,
             self._handshake,
             request,
@@ -307,7 +309,7 @@ class _Lifetime:
 
 async def accept(
     transport: Transport,
-    background: Background,
+    account: Account,
     options: ServerHandshakeOptions,
     gate: Gate,
 ) -> WebSocket:
@@ -318,7 +320,7 @@ async def accept(
         request = await answering.read_request()
         subprotocol = await answering.choose_subprotocol(request)
         response = await answering.accept(request, subprotocol)
-        return _new_websocket(transport, background, options, handshake, request, response)
+        return _new_websocket(transport, account, options, handshake, request, response)
     except BaseException:
         with anyio.CancelScope(shield=True):
             await transport.aclose_forcefully()
@@ -337,7 +339,7 @@ def _handshake(options: ServerHandshakeOptions) -> ServerHandshake:
 
 def _new_websocket(
     transport: Transport,
-    background: Background,
+    account: Account,
     options: ServerHandshakeOptions,
     handshake: ServerHandshake,
     request: Request,
@@ -345,7 +347,7 @@ def _new_websocket(
 ) -> WebSocket:
     return WebSocket(
         transport,
-        background,
+        account,
         Side.SERVER,
         options,
         request=request,

@@ -19,6 +19,7 @@ cdef class Transport:
     cdef object __weakref__
 
     cpdef flush(self)
+    cpdef bint read_now(self) except -1
     cpdef write(self, data)
     cpdef write_small(self, bytes data)
     cpdef Py_ssize_t waiting(self) except? -1

@@ -74,6 +74,9 @@ class Transport:
 
     What raises NotImplementedError here is each transport's own.
 
+    Whoever calls the receiver holds it in a variable of its own: the call may close the transport,
+    which lets go of a receiver that nobody else may hold, and C does not wait for its end.
+
     Attributes:
         outbox: what is to be written, after the payloads that `write` has kept. Append to its end
             and call `flush`; the transport takes bytes off its front.
@@ -186,6 +189,12 @@ class Transport:
     def resume_reading(self) -> None:
         """Read again."""
         raise NotImplementedError
+
+    def read_now(self) -> bool:
+        """Read what is there, at once; False where only a task can do that, which will soon.
+
+        `reading_done` does not follow."""
+        return False
 
     def send_eof(self) -> None:
         """Shut down writing. Nothing waits to be written. Reading goes on."""

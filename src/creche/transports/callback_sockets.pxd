@@ -1,3 +1,6 @@
+cimport cython
+
+from creche.transports.base cimport Receiver
 from creche.transports.sockets cimport SocketTransport
 
 
@@ -6,4 +9,8 @@ cdef class CallbackSocketTransport(SocketTransport):
     cdef bint _has_reader
     cdef bint _has_writer
 
+    @cython.locals(receiver=Receiver)
     cpdef _on_readable(self)
+    @cython.locals(receiver=Receiver)
+    cdef _read_on(self)
+    cpdef bint read_now(self) except -1

@@ -11,7 +11,7 @@ import socket
 from functools import partial
 from typing import Any
 
-from creche.engine.polling import Readiness
+from creche.engine.polling import Readiness, log_failure
 from creche.transports.base import Receiver, TaskStarter
 from creche.transports.sockets import SocketTransport
 from creche.transports.tls import TLSSocket
@@ -59,16 +59,43 @@ class CallbackSocketTransport(SocketTransport):
             readiness.call_soon(self._on_pending)
 
     def _on_readable(self) -> None:
-        self._receiver.turn_begins()
-        self._on_pending()
+        try:
+            receiver = self._receiver  # it must outlive the call: see Transport
+            receiver.turn_begins()
+            self._read_on()
+        except Exception as exc:
+            self._mistaken(exc)
 
     def _on_pending(self) -> None:
+        try:
+            self._read_on()
+        except Exception as exc:
+            self._mistaken(exc)
+
+    def _read_on(self) -> None:
         if self._paused:
             self._remove_reader()  # not before there is something to read
         else:
-            if self._read_ready() and self._readiness is not None:
-                self._read_soon(self._readiness)
-            self._receiver.reading_done()
+            self.read_now()
+            receiver = self._receiver
+            receiver.reading_done()
+
+    def read_now(self) -> bool:
+        if self._readiness is None:
+            return False
+        if self._read_ready():
+            self._read_soon(self._readiness)
+        return True
+
+    def _mistaken(self, exc: Exception) -> None:
+        """A mistake of ours, of the receiver's for example: it ends this connection, and no other.
+        A socket that is ready would be reported again and again."""
+        log_failure(self)
+        try:
+            self._reading_failed(exc)
+        except Exception:
+            log_failure(self)
+        self.close()
 
     def _end_reading(self) -> None:
         super()._end_reading()
@@ -96,10 +123,14 @@ class CallbackSocketTransport(SocketTransport):
         self._writing = True
 
     def _on_writable(self) -> None:
-        self._write_ready()
-        if not self._writing:
-            self._remove_writer()
-        self._receiver.reading_done()
+        try:
+            self._write_ready()
+            if not self._writing:
+                self._remove_writer()
+            receiver = self._receiver
+            receiver.reading_done()
+        except Exception as exc:
+            self._mistaken(exc)
 
     def _remove_writer(self) -> None:
         if self._has_writer and self._readiness is not None:

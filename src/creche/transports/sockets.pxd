@@ -16,7 +16,10 @@ cdef class SocketTransport(Transport):
 
     cpdef Py_ssize_t kept_below(self) except? -1
     cpdef bint _read_ready(self) except -1
-    @cython.locals(turns=int, least=Py_ssize_t, most=Py_ssize_t, size=Py_ssize_t, limit=Py_ssize_t)
+    @cython.locals(
+        turns=int, least=Py_ssize_t, most=Py_ssize_t, size=Py_ssize_t, limit=Py_ssize_t,
+        receiver=Receiver
+    )
     cdef bint _read_some(self) except -1
     @cython.locals(size=Py_ssize_t, whole=Py_ssize_t)
     cdef bint _send_some(self) except -1

@@ -184,11 +184,12 @@ class SocketTransport(Transport):
     def _read_some(self) -> bool:
         turns = _READS_IN_A_ROW
         least, most = READ_SIZE, len(self._buffer)
+        receiver = self._receiver  # it must outlive the call: see Transport
         while turns:
             turns -= 1
             if self.closed or self._paused or self._read_over:
                 return False
-            limit = min(max(self._receiver.payload_left(), least), most)
+            limit = min(max(receiver.payload_left(), least), most)
             try:
                 size = self._sock.recv_into(self._buffer, limit)
             except ssl.SSLWantWriteError:
@@ -201,9 +202,9 @@ class SocketTransport(Transport):
                 return False
             if size == 0:
                 self._end_reading()
-                self._receiver.eof_received()
+                receiver.eof_received()
                 return False
-            self._receiver.data_received(self._buffer, size)
+            receiver.data_received(self._buffer, size)
             if self._tls:
                 if self.waiting() and not self._writing:
                     self.flush()
@@ -215,7 +216,8 @@ class SocketTransport(Transport):
 
     def _reading_failed(self, exc: Exception) -> None:
         self._end_reading()
-        self._receiver.read_failed(exc)  # to nobody, if it was closed meanwhile
+        receiver = self._receiver  # nobody, if it was closed meanwhile
+        receiver.read_failed(exc)
 
     def _end_reading(self) -> None:
         """There is nothing to read any more."""
@@ -303,7 +305,8 @@ class SocketTransport(Transport):
     def _write_error(self, exc: Exception) -> None:
         """Not a loss yet: the peer's close frame may be waiting to be read."""
         self._drop_output()
-        self._receiver.write_failed(exc)
+        receiver = self._receiver
+        receiver.write_failed(exc)
 
     def _wait_writable(self) -> None:
         """Call `_write_ready` when the socket is writable."""
@@ -324,7 +327,8 @@ class SocketTransport(Transport):
     def _write_ready(self) -> None:
         self._writing = False
         self.flush()
-        self._receiver.output_left()
+        receiver = self._receiver
+        receiver.output_left()
         if self._tls:
             self._read_ready()  # it may have been reading that wanted to write
 

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import itertools
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from creche.engine.current import current_engine
+from creche.engine.deadlines import NEVER
+from creche.engine.engine import Engine
+from support import settle, until
+
+pytestmark = pytest.mark.anyio
+
+
+class Clock:
+    """Something with deadlines: it says when the next one is."""
+
+    def __init__(self, engine: Engine, *delays: float) -> None:
+        self.engine = engine
+        self.delays = list(delays)
+        self.fired = 0
+
+    def timeout_due(self, now: float) -> float:
+        self.fired += 1
+        return now + self.delays.pop(0) if self.delays else NEVER
+
+
+async def test_deadlines_are_kept_in_order_and_may_come_sooner_than_known() -> None:
+    engine = current_engine()
+    now = engine.now()
+    late, soon, never = Clock(engine), Clock(engine, 0.01, 0.01), Clock(engine)
+    engine.schedule(late, now + 60)
+    await settle()
+    engine.schedule(soon, now + 0.01)
+    assert engine.schedule(never, NEVER).deadline == NEVER
+    await until(lambda: soon.fired == 3)
+    assert (late.fired, never.fired) == (0, 0)
+
+
+async def test_phases_that_follow_each_other_lie_far_apart() -> None:
+    engine = current_engine()
+    phases = [engine.next_phase() for _ in range(20)]
+    assert phases[0] == 0
+    gaps = [later - sooner for sooner, later in itertools.pairwise(sorted([*phases, 1]))]
+    assert min(gaps) > 0.02
+    assert max(gaps) < 0.1
+
+
+async def test_a_cancelled_timer_does_not_fire_nor_keep_its_target() -> None:
+    engine = current_engine()
+    clock, other = Clock(engine), Clock(engine)
+    timer = engine.schedule(clock, engine.now() + 0.01)
+    engine.schedule(other, engine.now() + 0.02)
+    timer.cancel()
+    assert timer.target is None
+    await until(lambda: other.fired)
+    assert clock.fired == 0
+
+
+async def test_a_timer_that_is_cancelled_as_it_fires_is_not_kept() -> None:
+    engine = current_engine()
+
+    class Suicidal(Clock):
+        def timeout_due(self, now: float) -> float:
+            timer.cancel()
+            return super().timeout_due(now)
+
+    clock = Suicidal(engine, 0.001, 0.001)
+    timer = engine.schedule(clock, engine.now() + 0.01)
+    await until(lambda: clock.fired)
+    await settle()
+    assert len(engine._deadlines) == 0
+
+
+async def test_what_is_asked_for_in_a_turn_is_run_at_its_end_in_order() -> None:
+    calls: list[str] = []
+    engine = current_engine()
+    await settle()
+    engine.turns.run_soon(lambda: calls.append("first"))
+    engine.turns.run_soon(lambda: calls.append("second"))
+    assert not calls
+    await settle()
+    assert calls == ["first", "second"]
+
+
+async def test_much_work_at_the_end_of_a_turn_is_spread_over_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("creche.engine.polling.LONGEST_SHARE", 0)
+    calls: list[str | int] = []
+
+    async def other() -> None:
+        for _ in range(9):
+            calls.append("other")
+            await checkpoint()
+
+    engine = current_engine()
+    async with anyio.create_task_group() as tg:
+        await settle()
+        tg.start_soon(other)
+        for number in range(9):
+            engine.turns.run_soon(lambda number=number: calls.append(number))  # type: ignore[misc]
+        await settle()
+    assert [call for call in calls if call != "other"] == list(range(9))
+    # One a turn; within its turn, trio runs either task first.
+    assert all("other" in calls[i : i + 3] for i in range(len(calls) - 2))
+
+
+async def test_what_is_run_at_the_end_of_a_turn_may_ask_for_more() -> None:
+    calls: list[int] = []
+
+    def again() -> None:
+        calls.append(len(calls))
+        if len(calls) < 3:
+            engine.turns.run_soon(again)
+
+    engine = current_engine()
+    engine.turns.run_soon(again)
+    await until(lambda: len(calls) == 3)
+    await settle()
+    assert calls == [0, 1, 2]
+
+
+async def test_children_outlive_what_they_were_started_in() -> None:
+    ended = []
+    go = anyio.Event()
+
+    async def child() -> None:
+        await go.wait()
+        ended.append(True)
+
+    with anyio.CancelScope() as scope:
+        current_engine().start_soon(child)
+        await settle()
+        scope.cancel()
+        await checkpoint()
+    await settle()
+    assert ended == []
+    go.set()
+    await settle()
+    assert ended == [True]
+
+
+async def test_one_that_fails_at_its_deadline_or_flush_harms_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Bad:
+        def timeout_due(self, now: float) -> float:
+            raise KeyError("a bug")
+
+        def flush_now(self) -> None:
+            raise KeyError("a bug")
+
+    class Good:
+        flushes = fired = 0
+
+        def timeout_due(self, now: float) -> float:
+            self.fired += 1
+            return NEVER
+
+        def flush_now(self) -> None:
+            self.flushes += 1
+
+    engine = current_engine()
+    bad, good = Bad(), Good()
+    engine.schedule(bad, engine.now())
+    engine.schedule(good, engine.now())
+    engine.turns.run_soon(bad.flush_now)
+    engine.turns.run_soon(good.flush_now)
+    await until(lambda: good.fired and good.flushes)
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+
+
+async def test_a_child_that_fails_is_logged_and_harms_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def bad() -> None:
+        raise KeyError("a bug")
+
+    engine = current_engine()
+    engine.start_soon(bad)
+    await settle()
+    assert "please report it" in caplog.text
+    assert caplog.records[0].exc_info

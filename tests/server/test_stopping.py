@@ -1,0 +1,207 @@
+"""What stops a server, and who waits for whom; and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+from _pytest.outcomes import Failed
+
+import creche
+from support import BACKENDS, echo, until
+
+pytestmark = pytest.mark.anyio
+
+
+async def directly(_ws: creche.WebSocket, function: Callable[[], Any]) -> None:
+    await function()
+
+
+async def in_a_child(_ws: creche.WebSocket, function: Callable[[], Any]) -> None:
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(function)
+
+
+async def in_a_branch(ws: creche.WebSocket, function: Callable[[], Any]) -> None:
+    async def branch(_ws: creche.WebSocket) -> None:
+        await function()
+
+    await ws.run(branch)
+
+
+HOW = [directly, in_a_child, in_a_branch]
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("name", ["shutdown", "drain"])
+async def test_a_handler_that_stops_the_server_is_not_waited_for(name: str, how: Any) -> None:
+    servers: list[creche.Server] = []
+    done: list[str] = []
+
+    async def handler(ws: creche.WebSocket) -> None:
+        if await ws.receive() == "stop":
+            await how(ws, getattr(servers[0], name))
+            done.append("stopped")
+            await anyio.sleep(0.01)
+            done.append("after")
+        else:
+            await creche.discard(ws)
+            done.append("other")
+
+    async with anyio.create_task_group() as tg:
+        servers.append(await tg.start(creche.serve, handler, "127.0.0.1"))
+        async with (
+            creche.connect(servers[0].url) as other,
+            creche.connect(servers[0].url) as ws,
+        ):
+            await other.send("x")
+            await until(lambda: len(servers[0].connections) == 2)
+            with anyio.fail_after(5):
+                await ws.send("stop")
+                if name == "drain":
+                    await until(lambda: servers[0].draining)
+                    await other.aclose()
+                else:
+                    await creche.discard(other)
+                await creche.discard(ws)
+    assert done == ["other", "stopped", "after"]
+
+
+async def test_a_shutdown_that_is_begun_is_waited_for_by_serve() -> None:
+    done = []
+
+    async def handler(ws: creche.WebSocket) -> None:
+        servers[0].begin_shutdown(4000, "enough", grace=5)
+        try:
+            await creche.discard(ws)
+        finally:
+            done.append(ws.close_code)
+
+    servers: list[creche.Server] = []
+    async with anyio.create_task_group() as tg:
+        servers.append(await tg.start(creche.serve, handler, "127.0.0.1"))
+        async with creche.connect(servers[0].url) as ws:
+            with pytest.raises(creche.ConnectionClosedError, match=r"4000 .* enough"):
+                await ws.receive()
+    assert done == [4000]
+
+
+async def test_a_shutdown_is_not_begun_with_a_bad_argument() -> None:
+    async with creche.serving(echo, "127.0.0.1") as server:
+        with pytest.raises(ValueError, match="grace"):
+            server.begin_shutdown(grace=-1)
+        assert not server.draining
+
+
+# What comes out. AnyIO leaves the coroutines of tasks that never began to the collector.
+ends_the_loop = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+ENDINGS: dict[str, Callable[[], BaseException]] = {
+    "SystemExit": lambda: SystemExit(3),
+    "KeyboardInterrupt": lambda: KeyboardInterrupt(),
+    "pytest.fail": lambda: Failed("a check"),
+}
+
+
+def holds(exc: BaseException, kind: type[BaseException]) -> bool:
+    if isinstance(exc, BaseExceptionGroup):
+        return any(holds(part, kind) for part in exc.exceptions)
+    return isinstance(exc, kind)
+
+
+def outcome(main: Callable[[], Any], backend: str, kind: type[BaseException]) -> None:
+    with pytest.raises(BaseException) as caught:  # noqa: PT011
+        anyio.run(main, **BACKENDS[backend])
+    assert holds(caught.value, kind), caught.value
+
+
+async def raise_in_body(ws: creche.WebSocket, exc: BaseException) -> None:
+    await ws.send("x")
+    raise exc
+
+
+async def raise_in_run(ws: creche.WebSocket, exc: BaseException) -> None:
+    async def handler(_ws: creche.WebSocket) -> None:
+        raise exc
+
+    await ws.run(handler, creche.discard)
+
+
+async def raise_in_group(ws: creche.WebSocket, exc: BaseException) -> None:
+    async with ws.create_task_group() as tg:
+        tg.start_soon(creche.discard, ws)
+        raise exc
+
+
+async def raise_as_the_peer_closes(ws: creche.WebSocket, exc: BaseException) -> None:
+    async with ws.create_task_group():
+        await ws.send("close")
+        await creche.discard(ws)
+        raise exc
+
+
+async def close_on_demand(ws: creche.WebSocket) -> None:
+    async for message in ws:
+        if message == "close":
+            return
+
+
+WHERE = [raise_in_body, raise_in_run, raise_in_group, raise_as_the_peer_closes]
+
+
+@ends_the_loop
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("where", WHERE)
+def test_what_ends_a_program_comes_out_of_a_client(
+    backend_name: str, where: Any, ending: str
+) -> None:
+    exc = ENDINGS[ending]()
+
+    async def main() -> None:
+        async with (
+            creche.serving(close_on_demand, "127.0.0.1") as server,
+            creche.connect(server.url) as ws,
+        ):
+            await where(ws, exc)
+
+    outcome(main, backend_name, type(exc))
+
+
+@ends_the_loop
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("where", WHERE[:3])
+def test_what_ends_a_program_comes_out_of_serve(backend_name: str, where: Any, ending: str) -> None:
+    exc = ENDINGS[ending]()
+
+    async def handler(ws: creche.WebSocket) -> None:
+        await where(ws, exc)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tg:
+            server = await tg.start(creche.serve, handler, "127.0.0.1")
+            async with creche.connect(server.url) as ws:
+                await creche.discard(ws)
+
+    outcome(main, backend_name, type(exc))
+
+
+@ends_the_loop
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("where", WHERE[:3])
+def test_what_ends_a_program_comes_out_of_serving_when_it_is_left(
+    backend_name: str, where: Any, ending: str
+) -> None:
+    exc = ENDINGS[ending]()
+
+    async def handler(ws: creche.WebSocket) -> None:
+        await where(ws, exc)
+
+    async def main() -> None:
+        async with creche.serving(handler, "127.0.0.1") as server:
+            async with creche.connect(server.url) as ws:
+                await creche.discard(ws)
+            await server.wait_stopped()
+
+    outcome(main, backend_name, type(exc))
