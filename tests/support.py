@@ -418,9 +418,12 @@ def _is_linear(costs: Sequence[Cost]) -> bool:
     return True
 
 
-def make_tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """The contexts of a server on loopback and of a client that trusts it."""
+def make_tls(ca_file: Path | None = None) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """The contexts of a server on loopback and of a client that trusts it; `ca_file` is where to
+    leave the certificate that it trusts, for another process."""
     ca = trustme.CA()
+    if ca_file is not None:
+        ca.cert_pem.write_to_path(str(ca_file))
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     ca.issue_cert("localhost", "127.0.0.1", "::1").configure_cert(server)
     client = ssl.create_default_context()
