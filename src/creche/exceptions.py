@@ -6,6 +6,8 @@ from the protocol.
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 
 from creche.handshake.exceptions import (
@@ -90,7 +92,7 @@ class ConnectionClosed(WebSocketError):
 
 
 class ConnectionClosedOK(ConnectionClosed):
-    """The connection ended well: the peer closed with 1000, 1001 or no code.
+    """The connection ended well: the peer closed with 1000, 1001 or no code, or we did.
 
     What `receive` raises is also anyio.EndOfStream, what `send` raises anyio.BrokenResourceError.
     """
@@ -99,9 +101,28 @@ class ConnectionClosedOK(ConnectionClosed):
 class EndOfMessages(ConnectionClosedOK, anyio.EndOfStream):
     """The form of ConnectionClosedOK that `receive` raises."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _end_of_messages, self.args
+
 
 class PeerHasClosed(ConnectionClosedOK, anyio.BrokenResourceError):
     """The form of ConnectionClosedOK that `send` raises."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _peer_has_closed, self.args
+
+
+def _end_of_messages(*args: Any) -> EndOfMessages:
+    return EndOfMessages(*args)
+
+
+def _peer_has_closed(*args: Any) -> PeerHasClosed:
+    return PeerHasClosed(*args)
+
+
+# What they are called is what an application catches; by that name pickle would find another class.
+for _form in (EndOfMessages, PeerHasClosed):
+    _form.__name__ = _form.__qualname__ = ConnectionClosedOK.__name__
 
 
 class ConnectionClosedError(ConnectionClosed, anyio.BrokenResourceError):
@@ -111,5 +132,5 @@ class ConnectionClosedError(ConnectionClosed, anyio.BrokenResourceError):
     """
 
 
-class ConnectionAlreadyClosed(ConnectionClosed, anyio.ClosedResourceError):
+class ConnectionAlreadyClosed(ConnectionClosedOK, anyio.ClosedResourceError):
     """We closed the connection ourselves, and used it afterwards or at the same time."""

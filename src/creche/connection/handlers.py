@@ -59,6 +59,12 @@ class Connected(Protocol):
     def leave_group(self, group: ConnectionTaskGroup) -> None: ...
 
 
+def callable_name(function: object) -> str:
+    """What a task is called that runs a function of the application's."""
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return f"{getattr(function, '__module__', None) or type(function).__module__}.{name}"
+
+
 def is_cancelled() -> bool:
     """Whether a scope around the current task is cancelled."""
     return anyio.current_effective_deadline() == -NEVER
@@ -88,6 +94,8 @@ class ConnectionTaskGroup(TaskGroup):
         self._connection = connection
         self._holder = holder  # a connection that nobody holds is closed
         self._group = anyio.create_task_group()
+        self.cancel_scope = self._group.cancel_scope
+        self._body: Branch | None = None
         self._branches: set[Branch] = set()
 
     async def __aenter__(self) -> ConnectionTaskGroup:
@@ -106,6 +114,7 @@ class ConnectionTaskGroup(TaskGroup):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> bool:
+        assert self._body is not None
         _branch.set(self._body.parent)
         self._branches.discard(self._body)
         own_exit = self._body.scope.__exit__(exc_type, exc_val, exc_tb)
@@ -140,11 +149,17 @@ class ConnectionTaskGroup(TaskGroup):
         context: Context | None = None,
     ) -> Any:
         name = name or getattr(coro, "__qualname__", None)
-        branch = self._new_branch()
+        try:
+            branch = self._new_branch()
+        except RuntimeError:
+            coro.close()
+            raise
         return self._group.create_task(self._run_child(branch, coro), name=name, context=context)
 
     def _new_branch(self) -> Branch:
         """A child's branch; it is there before the child runs, so that no end is missed."""
+        if self._body is None:
+            raise RuntimeError("this task group has not been entered: no task can be started")
         branch = Branch(self._body.parent)
         self._branches.add(branch)
         return branch
@@ -158,7 +173,11 @@ class ConnectionTaskGroup(TaskGroup):
     ) -> Any:
         start: Callable[..., Awaitable[Any]] = self._group.start
         return await start(
-            self._start_child, func, args, name=name or func, return_handle=return_handle
+            self._start_child,
+            func,
+            args,
+            name=name or callable_name(func),
+            return_handle=return_handle,
         )
 
     async def _start_child(
@@ -189,8 +208,8 @@ class ConnectionTaskGroup(TaskGroup):
             finally:
                 del rest
         except anyio.get_cancelled_exc_class():
-            if not is_cancelled():
-                raise
+            if not self.cancel_scope.cancel_called:
+                raise  # whoever has cancelled this one is told so by its handle
             # The task ends here anyway; AnyIO would keep the frames of one that is cancelled in a
             # cycle.
         finally:

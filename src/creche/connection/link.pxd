@@ -20,6 +20,7 @@ cdef class Link(Receiver):
     cdef public object engine
     cdef public Connection connection
     cdef public bint closed_by_us
+    cdef bint _ended_before
     cdef public bint gone
     cdef object _gone_event
     cdef object _now

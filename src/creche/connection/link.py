@@ -109,6 +109,7 @@ class Link(Receiver):
             extensions=extensions,
         )
         self.closed_by_us = False
+        self._ended_before = False  # whether it had ended badly when we closed it
         self.gone = False
         self._gone_event: anyio.Event | None = None  # made when somebody waits for it
         self._now = engine.now
@@ -183,10 +184,12 @@ class Link(Receiver):
                 finally:
                     self._receiving = False
                 turning = False
+                if part and not self._taking_parts:
+                    raise anyio.ClosedResourceError  # another task has closed the stream
                 message = self._take(part)
                 self._replying = True
             return message
-        except anyio.EndOfStream:
+        except (anyio.EndOfStream, ConnectionAlreadyClosed):
             if iterating:
                 raise StopAsyncIteration from None
             raise
@@ -204,6 +207,8 @@ class Link(Receiver):
         """Messages are taken whole again; the rest of one that was begun, and not finished, is
         dropped."""
         self._taking_parts = False
+        if self._receiving:
+            self._arrival.wake()  # it waits through a stream that is no more
         if not begun:
             self.connection.inbox.restore_limit()
         elif not finished:
@@ -586,6 +591,8 @@ class Link(Receiver):
 
     def close_for_good(self, close: Close) -> None:
         """Send a close frame; nothing more is received."""
+        if not self.closed_by_us:
+            self._ended_before = self.connection.outcome is ENDED_BADLY
         self.closed_by_us = True
         self.connection.discard_input()
         self.begin_close(close)
@@ -608,6 +615,7 @@ class Link(Receiver):
         except BaseException:
             self.abort("closing was cancelled")
             raise
+        self._cancel_rest(current_branches())
 
     def _may_close(self) -> bool:
         """Whether there is a closing handshake to wait for.
@@ -708,7 +716,7 @@ class Link(Receiver):
         connection = self.connection
         outcome = connection.outcome
         kind: type[ConnectionClosed]
-        if self.closed_by_us:
+        if self._ended_by_us():
             kind = ConnectionAlreadyClosed
         elif outcome is ENDED_WELL:
             kind = well
@@ -722,10 +730,15 @@ class Link(Receiver):
             exc.__cause__ = connection.failure or self._error
         return exc
 
+    def _ended_by_us(self) -> bool:
+        """Whether we have closed a connection that was not lost before: what came first is told
+        of it."""
+        return self.closed_by_us and not self._ended_before
+
     def ended_by_peer(self) -> bool:
         """Whether the connection has ended, and not because we have closed it."""
         connection = self.connection
-        if self.closed_by_us or connection.outcome is None:
+        if self._ended_by_us() or connection.outcome is None:
             return False
         # What is sent in answer to the peer's close frame is that very object.
         answered = connection.sent is None or connection.sent is connection.received
@@ -735,7 +748,7 @@ class Link(Receiver):
         return isinstance(exc, ConnectionClosed) and exc.of_connection(self._key)
 
     def loss(self) -> ConnectionClosed | None:
-        if self.closed_by_us or self.connection.outcome is not ENDED_BADLY:
+        if self._ended_by_us() or self.connection.outcome is not ENDED_BADLY:
             return None
         return self.ending(EndOfMessages)
 

@@ -30,10 +30,23 @@ class SendStream(ObjectSendStream[Chunk]):
         self._link = link
         self._text = text
         self._opcode = TEXT if text else BINARY
-        self._open = False
+        self._used = self._open = False
 
     async def __aenter__(self) -> Self:
-        await self._link.begin_message()
+        """Wait until the message may begin.
+
+        Raises:
+            ConnectionClosed: as WebSocket.send.
+            RuntimeError: it has been entered before.
+        """
+        if self._used:
+            raise RuntimeError("a SendStream is one message; send_stream() makes another")
+        self._used = True
+        try:
+            await self._link.begin_message()
+        except BaseException:
+            self._used = False
+            raise
         self._open = True
         return self
 
@@ -100,7 +113,7 @@ class ReceiveStream(ObjectReceiveStream[str | bytes]):
         self._holder = holder
         self._link = link
         self._first: str | bytes = b""
-        self._open = False
+        self._used = self._open = False
         self._finished = False
 
     async def __aenter__(self) -> Self:
@@ -108,11 +121,16 @@ class ReceiveStream(ObjectReceiveStream[str | bytes]):
 
         Raises:
             ConnectionClosed, anyio.BusyResourceError: as WebSocket.receive.
+            RuntimeError: it has been entered before.
         """
+        if self._used:
+            raise RuntimeError("a ReceiveStream is one message; receive_stream() makes another")
         self._link.begin_parts()
+        self._used = True
         try:
             self._first, self._finished = await self._link.next_message(part=True)
         except BaseException:
+            self._used = False
             self._link.end_parts(False, begun=False)
             raise
         self._open = True

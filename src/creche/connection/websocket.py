@@ -14,7 +14,7 @@ from anyio.abc import ObjectStream, SocketAttribute
 from anyio.lowlevel import checkpoint
 
 from creche.connection.endpoint import Endpoint
-from creche.connection.handlers import ConnectionTaskGroup
+from creche.connection.handlers import ConnectionTaskGroup, callable_name
 from creche.connection.link import Link
 from creche.connection.streams import ReceiveStream, SendStream
 from creche.connection.tracing import call_trace, frame_observer
@@ -336,7 +336,7 @@ class WebSocket(Endpoint, ObjectStream[str | bytes]):
                     tg.cancel_scope.cancel()
 
             for handler in handlers:
-                tg.start_soon(run_one, handler, name=handler)
+                tg.start_soon(run_one, handler, name=callable_name(handler))
 
     def create_task_group(self) -> ConnectionTaskGroup:
         """An AnyIO task group that is cancelled when the connection is lost.

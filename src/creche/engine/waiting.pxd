@@ -7,6 +7,7 @@ cdef class Waiter:
 
 cdef class AsyncioWaiter(Waiter):
     cdef object _loop
+    cdef bint _resumes
     cdef bint _begun
     cdef bint _woken
     cdef bint _cancelled

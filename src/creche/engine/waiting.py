@@ -32,6 +32,10 @@ class Waiter:
         return self.wake()
 
 
+# The event loops that call back outside of any task.
+_RESUMING = ("asyncio.", "uvloop")
+
+
 class AsyncioWaiter(Waiter):
     """What asyncio's tasks take for a future.
 
@@ -41,6 +45,9 @@ class AsyncioWaiter(Waiter):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        # Elsewhere a task may be at work where the loop calls back (trio_asyncio), and a loop that
+        # is debugged tells which task was slow.
+        self._resumes = type(loop).__module__.startswith(_RESUMING) and not loop.get_debug()
         self._begun = False
         self._woken = False
         self._cancelled = False
@@ -67,16 +74,15 @@ class AsyncioWaiter(Waiter):
     def _go_on(self) -> None:
         callback = self._callback
         if callback is not None:  # it may have been scheduled twice
-            self._callback = None
+            self._callback = self._context = None  # which would keep what the task has set there
             callback(self)
 
     def resume(self) -> bool:
-        callback = self._callback
-        if callback is None or self._woken:
-            return False
-        self._callback = None
-        assert self._context is not None
-        self._context.run(callback, self)
+        callback, context = self._callback, self._context
+        if callback is None or context is None or self._woken or not self._resumes:
+            return self.wake()
+        self._callback = self._context = None
+        context.run(callback, self)
         return True
 
     def __await__(self) -> Any:  # an iterator will do
@@ -92,6 +98,19 @@ class AsyncioWaiter(Waiter):
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         return self._loop
+
+    def done(self) -> bool:
+        return self._woken or self._callback is None
+
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def exception(self) -> BaseException | None:
+        self.result()
+        return None
+
+    def remove_done_callback(self, _callback: object, /) -> int:
+        return 0
 
     def add_done_callback(self, callback: Callable[[object], object], *, context: Context) -> None:
         self._callback = callback
