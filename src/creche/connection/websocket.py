@@ -253,8 +253,9 @@ class WebSocket(Endpoint, ObjectStream[str | bytes]):
     async def aclose(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection: send a close frame, wait for the peer's (RFC 6455 7.1.2).
 
-        Messages that were not received yet are dropped. It takes at most `close_timeout`. When it
-        is cancelled, the connection is closed at once, without waiting.
+        Messages that were not received yet are dropped. It takes as long as the peer takes bytes
+        of ours, and at most `close_timeout` after that. When it is cancelled, the connection is
+        closed at once, without waiting. Any task of the event loop may call it.
 
         Args:
             code: the close code, one that may be sent (RFC 6455 7.4).
@@ -263,6 +264,7 @@ class WebSocket(Endpoint, ObjectStream[str | bytes]):
         Raises:
             ValueError: `code` may not be sent, or `reason` is too long.
             TypeError: they are not an int and a str.
+            RuntimeError: this is another event loop than that of the connection.
         """
         await self._link.aclose(make_close(code, reason))
 

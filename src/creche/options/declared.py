@@ -54,7 +54,7 @@ class ConnectionOptions(TypedDict, total=False):
     open_timeout: float | None
     """Seconds that the opening handshake may take; None for ever. Default 10."""
     close_timeout: float
-    """Seconds that the closing handshake may take. Default 10."""
+    """Seconds that the closing handshake may take without the peer taking bytes. Default 10."""
     message_timeout: float | None
     """Seconds that a message may take to arrive, from its first byte to its last, not counting
     those in which reading pauses for the application; None for ever. Default 60."""
