@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+import creche
 from creche.engine.current import current_engine
-from creche.engine.deadlines import NEVER
+from creche.engine.deadlines import NEVER, Deadlines
 from creche.engine.engine import Engine
-from support import settle, until
+from creche.testing import memory_pair
+from support import BACKENDS, settle, until
 
 pytestmark = pytest.mark.anyio
 
@@ -184,3 +189,174 @@ async def test_a_child_that_fails_is_logged_and_harms_nobody(
     await settle()
     assert "please report it" in caplog.text
     assert caplog.records[0].exc_info
+
+
+# One connection's mistakes
+
+
+def broken(*_args: object) -> Any:
+    raise KeyError("a bug")
+
+
+@pytest.mark.parametrize("what", ["unsent", "flush", "resume_reading"])
+async def test_a_mistake_in_a_callback_ends_its_connection_and_no_other(
+    what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with memory_pair(stall_timeout=0.1, max_queue=1000) as (client, server):
+        link = client._link
+        with patched(link.transport, what, broken):
+            if what == "unsent":
+                link.timeout_due(link.engine.now())
+            elif what == "flush":
+                link.transport.outbox += b"x"
+                link.end_turn()
+            else:
+                link._continue()
+        with pytest.raises(creche.ConnectionClosedError, match="a bug"):
+            await client.receive()
+        with pytest.raises(creche.ConnectionClosedError):
+            await server.receive()
+    assert "please report it" in caplog.text
+
+
+@contextmanager
+def patched(target: Any, name: str, value: object) -> Iterator[None]:
+    setattr(target, name, value)
+    try:
+        yield
+    finally:
+        delattr(target, name)
+
+
+async def test_a_connection_that_cannot_say_goodbye_keeps_no_other_from_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Resident:
+        def __init__(self, bad: bool) -> None:
+            self.bad = bad
+            self.ended = False
+
+        def loop_ends(self) -> None:
+            self.ended = True
+            if self.bad:
+                raise KeyError("a bug")
+
+    engine = type(current_engine()).__new__(type(current_engine()))
+    engine.turns = current_engine().turns
+    engine._deadlines = Deadlines()
+    engine.residents = {Resident(True), Resident(False)}
+    residents = set(engine.residents)
+    engine._end()
+    assert all(resident.ended for resident in residents)  # type: ignore[attr-defined]
+    assert not engine.residents
+    assert "please report it" in caplog.text
+
+
+# From elsewhere
+
+
+async def test_a_callback_from_another_thread_is_called_in_the_loop(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = current_engine()
+    called = []
+
+    def callback() -> None:
+        called.append(engine.is_current())
+
+    def outside() -> tuple[bool, bool]:
+        return engine.is_current(), engine.call_from_anywhere(callback)
+
+    assert await anyio.to_thread.run_sync(outside) == (False, True)
+    await until(lambda: called)
+    assert called == [True]
+    assert not engine.is_over()
+
+
+def test_after_the_end_of_its_loop_nothing_is_begun(backend_name: str) -> None:
+    engines: list[Engine] = []
+
+    async def main() -> None:
+        engines.append(current_engine())
+
+    anyio.run(main, **BACKENDS[backend_name])
+    [engine] = engines
+    assert engine.is_over()
+    assert not engine.is_current()
+    assert not engine.call_from_anywhere(lambda: None)
+    with pytest.raises(RuntimeError, match="another event loop"):
+        engine.check_current("this")
+    if backend_name != "trio":
+        engine.start_soon(anyio.sleep, 1)
+        engine.schedule(Clock(engine), engine.now())
+        assert engine.readiness is not None
+        engine.readiness.add_reader(0, lambda: None)
+        engine.readiness.add_writer(0, lambda: None)
+        engine.readiness.remove_reader(0)
+        engine.readiness.remove_writer(0)
+        engine.readiness.call_soon(lambda: None)
+
+
+def test_no_connection_begins_when_trio_has_ended_its_tasks() -> None:
+    errors = []
+
+    async def generator() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            try:
+                current_engine()
+            except RuntimeError as exc:
+                errors.append(str(exc))
+
+    held: list[Any] = []
+
+    async def main() -> None:
+        current_engine()
+        held.append(generator())
+        await anext(held[0])
+
+    anyio.run(main, backend="trio")
+    assert errors == ["the event loop is about to end: no connection can be opened any more"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_on_trio_no_child_can_end_the_program(caplog: pytest.LogCaptureFixture) -> None:
+    async def bad() -> None:
+        raise SystemExit(3)
+
+    def callback() -> None:
+        raise KeyError("a bug")
+
+    current_engine().start_soon(bad)
+    current_engine().call_from_anywhere(callback)
+    await settle()
+    await until(lambda: len(caplog.records) == 2)
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+@pytest.mark.parametrize(
+    ("exc", "leads"),
+    [
+        (KeyboardInterrupt(), True),
+        (BaseExceptionGroup("", [KeyboardInterrupt()]), True),
+        (BaseExceptionGroup("", [KeyboardInterrupt(), SystemExit()]), False),
+        (SystemExit(), False),
+    ],
+)
+async def test_on_trio_an_interrupt_is_led_to_the_main_task(
+    exc: BaseException, leads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised: list[int] = []
+    monkeypatch.setattr("signal.raise_signal", raised.append)
+    engine = current_engine()
+    led = []
+
+    async def child() -> None:
+        led.append(engine.lead_interrupt(exc))
+
+    engine.start_soon(child)
+    await until(lambda: led)
+    assert led == [leads]
+    assert len(raised) == leads
+    assert not engine.lead_interrupt(exc)  # here it may strike by itself

@@ -781,3 +781,46 @@ async def test_an_abort_where_so_linger_is_unknown_closes(
         monkeypatch.setattr(fake, "setsockopt", refuse, raising=False)
         transport.abort()
         assert theirs.recv(1) == b""
+
+
+async def test_what_goes_wrong_in_a_receiver_ends_its_connection_and_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Mistaken(Recorder):
+        def data_received(self, data: bytearray, size: int) -> None:
+            raise KeyError("a bug")
+
+        def output_left(self) -> None:
+            raise KeyError("a bug")
+
+    for write in (False, True):
+        caplog.clear()
+        recorder = Mistaken()
+        async with connected(CallbackSocketTransport) as (transport, theirs, _, engine):
+            transport.start(engine, recorder)
+            if write:
+                transport.outbox += MEGABYTE * 16
+                transport.flush()
+                await in_thread(theirs.recv, len(MEGABYTE))
+            else:
+                theirs.send(b"x")
+            await until(lambda: transport.closed)
+            assert [type(exc) for exc in recorder.errors] == [KeyError]
+        assert len(caplog.records) == 1
+
+
+async def test_a_receiver_that_cannot_be_told_of_a_mistake_is_closed_all_the_same(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Mistaken(Recorder):
+        def data_received(self, data: bytearray, size: int) -> None:
+            raise KeyError("a bug")
+
+        def read_failed(self, exc: Exception) -> None:
+            raise KeyError("another")
+
+    async with connected(CallbackSocketTransport) as (transport, theirs, _, engine):
+        transport.start(engine, Mistaken())
+        theirs.send(b"x")
+        await until(lambda: transport.closed)
+    assert len(caplog.records) == 2

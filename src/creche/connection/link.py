@@ -867,7 +867,7 @@ class Link(Receiver):
         It ends this one, and no other."""
         log_failure(self)
         self._keep_error(exc)
-        self.abort("a mistake in the library")
+        self.abort("connection lost")
 
     # Counting
 
