@@ -269,6 +269,24 @@ def test_after_the_end_of_its_loop_it_is_closed_all_the_same(backend_name: str) 
     assert held[1].state == "closed"
 
 
+def test_connections_over_streams_end_with_their_loop(backend_name: str) -> None:
+    held: list[creche.WebSocket] = []
+
+    async def main() -> None:
+        client, server = await memory_pair()
+        held.extend((client, server))
+        await client.send("x")
+        assert await server.receive() == "x"
+
+    async def after() -> None:
+        for ws in held:
+            await ws.aclose()
+
+    anyio.run(main, **BACKENDS[backend_name])
+    anyio.run(after, **BACKENDS[backend_name])
+    assert [ws.state for ws in held] == ["closed", "closed"]
+
+
 def test_several_runs_of_one_loop_share_a_connection(backend_name: str) -> None:
     if backend_name == "trio":
         pytest.skip("a loop of Trio runs once")

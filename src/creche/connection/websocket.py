@@ -281,9 +281,10 @@ class WebSocket(Endpoint, ObjectStream[str | bytes]):
         link = getattr(self, "_link", None)  # there is none where making it has failed
         if link is None or link.gone or link.closed_by_us:
             return
-        warnings.warn(f"unclosed connection {self!r}", ResourceWarning, source=self, stacklevel=2)
+        text = f"unclosed connection {self!r}"
         if link.engine.is_over() or not link.engine.call_from_anywhere(link.drop):
             link.loop_ends()
+        warnings.warn(text, ResourceWarning, source=self, stacklevel=2)  # it may be raised
 
     async def __aenter__(self) -> WebSocket:
         return self

@@ -38,7 +38,7 @@ class CallbackSocketTransport(SocketTransport):
                 self.calls_back = True
                 self._read_soon(self._readiness)
                 return
-        tasks.start_soon(self._read_loop)
+        tasks.start_soon(self._read_all)
 
     def _add_reader(self, readiness: Readiness) -> None:
         try:

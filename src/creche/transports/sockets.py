@@ -144,12 +144,20 @@ class SocketTransport(Transport):
 
     def start(self, tasks: TaskStarter, receiver: Receiver) -> None:
         self._attach(tasks, receiver)
-        tasks.start_soon(self._read_loop)
+        tasks.start_soon(self._read_all)
 
     def _attach(self, tasks: TaskStarter, receiver: Receiver) -> None:
         self._tasks = tasks
         self._receiver = receiver
         self._buffer = tasks.read_buffer
+
+    async def _read_all(self) -> None:
+        try:
+            await self._read_loop()
+        except BaseException:
+            # The event loop ends, which cancels this. Nobody may wait for bytes any more.
+            self._reading_failed(ConnectionAbortedError("the event loop has ended"))
+            raise
 
     async def _read_loop(self) -> None:
         # TLS: what the opening handshake left decrypted does not make the socket readable.

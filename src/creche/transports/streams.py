@@ -92,6 +92,10 @@ class StreamTransport(Transport):
                 async with anyio.create_task_group() as tg:
                     tg.start_soon(self._write_loop)
                     await self._read_loop()
+        except BaseException:
+            # The event loop ends, which cancels this. Nobody may wait for bytes any more.
+            self._receiver.read_failed(ConnectionAbortedError("the event loop has ended"))
+            raise
         finally:
             await anyio.aclose_forcefully(self._stream)
 
