@@ -208,8 +208,8 @@ class ConnectionTaskGroup(TaskGroup):
             finally:
                 del rest
         except anyio.get_cancelled_exc_class():
-            if not self.cancel_scope.cancel_called:
-                raise  # whoever has cancelled this one is told so by its handle
+            if not is_cancelled():
+                raise
             # The task ends here anyway; AnyIO would keep the frames of one that is cancelled in a
             # cycle.
         finally:

@@ -96,11 +96,13 @@ class AsyncioEngine(Engine):
     def _fire(self) -> None:
         self._timer = None
         self._due = -NEVER  # what is scheduled meanwhile is seen below
-        self._deadlines.fire(self.now() + self._slack)
-        self._due = NEVER
-        due = self._deadlines.next()
-        if due < NEVER:  # it may have passed: there were too many for one turn
-            self._wake_at(due)
+        try:
+            self._deadlines.fire(self.now() + self._slack)
+        finally:  # whatever strikes, such as KeyboardInterrupt: the others have deadlines, too
+            self._due = NEVER
+            due = self._deadlines.next()
+            if due < NEVER:  # it may have passed: there were too many for one turn
+                self._wake_at(due)
 
     # Sockets. A loop notes the current context with each callback.
 

@@ -65,14 +65,16 @@ class Turns:
         callbacks = self._callbacks
         self._share.begin()
         left = len(callbacks)
-        while left and callbacks:  # one of them may clear the others
-            left -= 1
-            callback = callbacks.popleft()
-            try:
-                callback()
-            except Exception:
-                log_failure(callback)
-            if self._share.is_over():
-                break
-        if callbacks:
-            self._wake()
+        try:
+            while left and callbacks:  # one of them may clear the others
+                left -= 1
+                callback = callbacks.popleft()
+                try:
+                    callback()
+                except Exception:
+                    log_failure(callback)
+                if self._share.is_over():
+                    break
+        finally:  # also where KeyboardInterrupt has struck
+            if callbacks:
+                self._wake()
