@@ -171,6 +171,19 @@ async def test_a_stream_whose_beginning_was_cancelled_may_be_entered_again() -> 
             assert await stream.receive() == b"x"
 
 
+async def test_a_stream_whose_turn_never_came_may_be_entered_again() -> None:
+    async with memory_pair() as (client, server):
+        stream = client.send_stream()
+        async with client.send_stream() as first:
+            await first.send(b"1")
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await stream.__aenter__()
+        async with stream:
+            await stream.send(b"2")
+        assert [await server.receive(), await server.receive()] == [b"1", b"2"]
+
+
 # Groups
 
 

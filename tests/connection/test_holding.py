@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import subprocess
 import sys
 import textwrap
@@ -167,6 +168,46 @@ async def test_an_opening_that_another_task_waits_for_with_a_timeout(
     ws = await asyncio.wait_for(context.__aenter__(), 5)
     await talk(ws)
     await asyncio.wait_for(context.__aexit__(None, None, None), 5)
+
+
+async def test_leaving_what_was_not_entered_does_nothing(url: str) -> None:
+    contexts: list[Any] = [creche.connect(url), creche.serving(echo, "127.0.0.1"), memory_pair()]
+    for context in contexts:
+        await context.__aexit__(None, None, None)
+
+
+async def test_a_server_that_is_cancelled_or_fails_as_it_starts_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sock = socket.create_server(("127.0.0.1", 0))
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await creche.serving(echo, sockets=[sock]).__aenter__()
+    assert sock.fileno() == -1
+    monkeypatch.setattr("creche.server.serve.Server", broken)
+    sock = socket.create_server(("127.0.0.1", 0))
+    with pytest.raises(ExceptionGroup, match="TaskGroup|nursery"):
+        await creche.serving(echo, sockets=[sock]).__aenter__()
+    assert sock.fileno() == -1
+
+
+def broken(*_args: object) -> Any:
+    raise KeyError("a bug")
+
+
+async def test_one_that_could_not_be_made_is_dropped_without_a_word() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ws = creche.WebSocket.__new__(creche.WebSocket)
+        del ws
+        gc.collect()
+
+
+async def test_one_that_ends_before_the_loop_can_close_it_is_left_alone() -> None:
+    async with memory_pair() as (client, _):
+        await client.aclose()
+        client._link.drop()
+        assert client.close_code == 1000
 
 
 # Generators

@@ -165,3 +165,10 @@ async def test_a_turn_is_bounded_and_nobody_is_left_out(
         await until(lambda: {"ours", "other"} <= set(called))
         for sock in (ours, other):
             poller.remove_reader(sock.fileno())
+
+
+async def test_a_poller_that_is_closed_forgets_sockets_without_a_word(ends: Any) -> None:
+    poller = Poller(lambda callback: callback())
+    poller.add_reader(ends[0].fileno(), lambda: None)
+    poller.close()
+    poller.remove_reader(ends[0].fileno())

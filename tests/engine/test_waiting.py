@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import Context
 from typing import Any
 
 import pytest
@@ -243,3 +244,26 @@ async def test_a_task_that_is_woken_and_then_cancelled_is_cancelled(waiting: Wai
     waiting.task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting.task
+
+
+async def test_a_waiter_answers_as_a_future_does(anyio_backend_name: str) -> None:
+    if anyio_backend_name != "asyncio":
+        pytest.skip("it is asyncio's")
+    waiter = AsyncioWaiter(asyncio.get_running_loop())
+    called: list[object] = []
+    waiter.wait()
+    waiter.add_done_callback(called.append, context=Context())
+    assert not waiter.done()
+    assert not waiter.cancelled()
+    assert waiter.remove_done_callback(called.append) == 0
+    waiter.wake()
+    assert waiter.done()
+    assert waiter.exception() is None
+    await asyncio.sleep(0)
+    assert called == [waiter]
+    waiter.wait()
+    waiter.add_done_callback(called.append, context=Context())
+    waiter.cancel()
+    assert waiter.cancelled()
+    with pytest.raises(asyncio.CancelledError):
+        waiter.exception()

@@ -832,3 +832,46 @@ async def test_a_receiver_that_cannot_be_told_of_a_mistake_is_closed_all_the_sam
         theirs.send(b"x")
         await until(lambda: transport.closed)
     assert len(caplog.records) == 2
+
+
+class WithoutReadiness:
+    """Where nobody calls back."""
+
+    readiness: Readiness | None = None
+
+    def __init__(self, engine: Engine) -> None:
+        self.read_buffer = engine.read_buffer
+        self.start_soon = engine.start_soon
+
+
+async def test_where_nobody_calls_back_a_task_waits_for_the_socket() -> None:
+    async with connected(CallbackSocketTransport) as (transport, theirs, recorder, engine):
+        transport.start(WithoutReadiness(engine), recorder)
+        assert not transport.read_now()
+        theirs.send(b"x")
+        await until(lambda: recorder.data == b"x")
+
+
+async def test_the_end_of_the_loop_is_told_to_who_waits_for_bytes() -> None:
+    async with connected(SocketTransport) as (transport, _, recorder, engine):
+        transport._attach(engine, recorder)
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(transport._read_all)
+            await settle()
+            tg.cancel_scope.cancel()
+        assert [type(exc) for exc in recorder.errors] == [ConnectionAbortedError]
+
+
+async def test_what_goes_wrong_with_what_is_pending_ends_its_connection(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Mistaken(Recorder):
+        def reading_done(self) -> None:
+            raise KeyError("a bug")
+
+    async with connected(CallbackSocketTransport) as (transport, _, _, engine):
+        assert isinstance(transport, CallbackSocketTransport)
+        transport.start(engine, Mistaken())
+        transport._on_pending()
+        assert transport.closed
+    assert len(caplog.records) == 1

@@ -946,7 +946,7 @@ class Link(Receiver):
             else:
                 self._judge(self._now())
                 self._reschedule()
-        except Exception as exc:
+        except Exception as exc:  # pragma: no cover - as in timeout_due
             self._mistaken(exc)
 
     def _judge(self, now: float) -> float:

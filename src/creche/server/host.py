@@ -77,7 +77,7 @@ class Host:
                 await self._server.shutdown()
         finally:
             await self._stop()
-            if exc is None or not isinstance(self._error, Exception):
+            if exc is None or not isinstance(self._error, Exception):  # pragma: no branch
                 self._raise_error()
 
     async def _stop(self) -> None:

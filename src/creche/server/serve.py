@@ -243,7 +243,7 @@ async def _run(
             finally:
                 await server.stop_now()
     except anyio.get_cancelled_exc_class():
-        if error is None:
+        if error is None:  # pragma: no branch - what has failed wins over a cancellation
             raise
     finally:
         for sock in sockets:

@@ -219,7 +219,7 @@ class Server:
             self._stop_accepting()
             await self._cancel_clients()
         finally:
-            for link in list(self._register.links):
+            for link in list(self._register.links):  # pragma: no cover - cut off by a signal
                 link.abort("the server was stopped")
             self._stopped.set()
 
