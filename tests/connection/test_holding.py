@@ -186,7 +186,7 @@ async def test_a_server_that_is_cancelled_or_fails_as_it_starts_leaves_nothing(
     assert sock.fileno() == -1
     monkeypatch.setattr("creche.server.serve.Server", broken)
     sock = socket.create_server(("127.0.0.1", 0))
-    with pytest.raises(ExceptionGroup, match="TaskGroup|nursery"):
+    with pytest.raises(ExceptionGroup, match=r"TaskGroup|nursery"):
         await creche.serving(echo, sockets=[sock]).__aenter__()
     assert sock.fileno() == -1
 
