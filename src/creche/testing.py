@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import AsyncExitStack
-from types import TracebackType
-from typing import Any, Unpack
+from typing import Unpack
 
 import anyio
 from anyio.abc import ByteStream
 
+from creche.connection.pending import AwaitablePending, leave
 from creche.connection.websocket import WebSocket
 from creche.engine.current import current_engine
 from creche.handshake.client import ClientHandshake
@@ -23,7 +21,7 @@ from creche.transports.streams import StreamTransport
 __all__ = ["MemoryByteStream", "memory_byte_pair", "memory_pair"]
 
 
-class memory_pair:
+class memory_pair(AwaitablePending[tuple[WebSocket, WebSocket]]):
     """Two connected WebSockets, (client, server), as an async context manager, or by awaiting it.
 
     The server's is closed first when it is left.
@@ -48,10 +46,6 @@ class memory_pair:
         self._uri = parse_uri(uri)
         self._clogged_after = clogged_after
         self._options = client_options(options)
-        self._stack: AsyncExitStack | None = None
-
-    def __await__(self) -> Generator[Any, Any, tuple[WebSocket, WebSocket]]:
-        return self._open().__await__()
 
     async def _open(self) -> tuple[WebSocket, WebSocket]:
         settings = self._options
@@ -77,22 +71,12 @@ class memory_pair:
         )
         return client, server
 
-    async def __aenter__(self) -> tuple[WebSocket, WebSocket]:
-        client, server = await self
-        self._stack = AsyncExitStack()
-        await self._stack.enter_async_context(client)
-        await self._stack.enter_async_context(server)
-        return client, server
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        stack, self._stack = self._stack, None
-        if stack is not None:
-            await stack.__aexit__(exc_type, exc, traceback)
+    async def _close(self, opened: tuple[WebSocket, WebSocket], exc: BaseException | None) -> None:
+        client, server = opened
+        try:
+            await leave(server, exc)
+        finally:
+            await leave(client, exc)
 
 
 class MemoryByteStream(ByteStream):

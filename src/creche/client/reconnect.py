@@ -16,6 +16,7 @@ import anyio
 
 from creche.client.connect import TCPWay, check_target, open_websocket
 from creche.connection.handlers import user_part
+from creche.connection.pending import leave
 from creche.connection.websocket import WebSocket
 from creche.exceptions import EndOfMessages
 from creche.handshake.exceptions import (
@@ -155,7 +156,7 @@ class Connections(AsyncIterator[WebSocket]):
         """Close the connection that there is, as `exc` says."""
         ws, self._ws = self._ws, None
         if ws is not None:
-            await ws.__aexit__(None if exc is None else type(exc), exc, None)
+            await leave(ws, exc)
 
 
 class Backoff:

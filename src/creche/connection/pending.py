@@ -1,36 +1,41 @@
-"""PendingConnection: a connection that is to be opened, by being awaited or entered."""
+"""What is opened and closed, in whatever task: by being entered and left, or by being awaited."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Generator
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from creche.connection.websocket import WebSocket
 
+T = TypeVar("T")
 
-class PendingConnection:
-    """A connection that is to be opened.
 
-    `ws = await pending` opens it; whoever does so closes it, in whatever task. `async with pending
-    as ws` opens it and closes it when it is left.
-    """
+async def leave(ws: WebSocket, exc: BaseException | None) -> None:
+    """Leave a WebSocket as its block does that `exc` has ended."""
+    await ws.__aexit__(None if exc is None else type(exc), exc, None)
 
-    _ws: WebSocket | None = None
+
+class Pending(Generic[T]):
+    """What is opened when it is entered, and closed when it is left; one at a time."""
+
+    _opened: T | None = None
+    _taken = "this connection is open already"
 
     @abstractmethod
-    async def _open(self) -> WebSocket:
+    async def _open(self) -> T:
         """Open it."""
 
-    def __await__(self) -> Generator[Any, Any, WebSocket]:
-        return self._open().__await__()
+    @abstractmethod
+    async def _close(self, opened: T, exc: BaseException | None) -> None:
+        """Close it; `exc` is what the body has raised."""
 
-    async def __aenter__(self) -> WebSocket:
-        if self._ws is not None:
-            raise RuntimeError("this connection is open already")
-        self._ws = await self._open()
-        return self._ws
+    async def __aenter__(self) -> T:
+        if self._opened is not None:
+            raise RuntimeError(self._taken)
+        self._opened = await self._open()
+        return self._opened
 
     async def __aexit__(
         self,
@@ -38,6 +43,20 @@ class PendingConnection:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        ws, self._ws = self._ws, None
-        if ws is not None:
-            await ws.__aexit__(exc_type, exc, traceback)
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            await self._close(opened, exc)
+
+
+class AwaitablePending(Pending[T]):
+    """What may be awaited, too: whoever does so closes what it gives, in whatever task."""
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._open().__await__()
+
+
+class PendingConnection(AwaitablePending[WebSocket]):
+    """A connection that is to be opened."""
+
+    async def _close(self, opened: WebSocket, exc: BaseException | None) -> None:
+        await leave(opened, exc)

@@ -8,7 +8,7 @@ from typing import Self
 import anyio
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 
-from creche.connection.link import Link
+from creche.connection.endpoint import Endpoint
 from creche.exceptions import PeerHasClosed
 from creche.protocol.closing import Close
 from creche.protocol.frames import BINARY, CONTINUATION, TEXT
@@ -25,9 +25,9 @@ class SendStream(ObjectSendStream[Chunk]):
     part for the whole.
     """
 
-    def __init__(self, holder: object, link: Link, text: bool) -> None:
-        self._holder = holder  # a connection that nobody holds is closed
-        self._link = link
+    def __init__(self, endpoint: Endpoint, text: bool) -> None:
+        self._endpoint = endpoint  # a connection that nobody holds is closed
+        self._link = endpoint._link
         self._text = text
         self._opcode = TEXT if text else BINARY
         self._used = self._open = False
@@ -109,9 +109,9 @@ class ReceiveStream(ObjectReceiveStream[str | bytes]):
 
     text: bool
 
-    def __init__(self, holder: object, link: Link) -> None:
-        self._holder = holder
-        self._link = link
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._link = endpoint._link
         self._first: str | bytes = b""
         self._used = self._open = False
         self._finished = False

@@ -175,14 +175,14 @@ class WebSocket(Endpoint, ObjectStream[str | bytes]):
         Args:
             text: whether it is text.
         """
-        return SendStream(self, self._link, text)
+        return SendStream(self, text)
 
     def receive_stream(self) -> ReceiveStream:
         """Receive a message bit by bit, as an async context manager that gives a ReceiveStream.
 
         For a message that does not fit into memory: `max_size` does not hold for it.
         """
-        return ReceiveStream(self, self._link)
+        return ReceiveStream(self)
 
     async def flush(self) -> None:
         """Wait until the kernel has taken everything that was committed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import cast
 
 from anyio.lowlevel import current_token
 
@@ -12,9 +12,6 @@ from creche.engine.engine import Engine
 # Where asyncio's event loop holds its engine. A RunVar of AnyIO's would hold it for ever: its value
 # leads to its key, which is the loop.
 _ATTRIBUTE = "_creche_engine"
-
-# The same for Trio, made when it is first needed.
-_trio_engine: Any = None
 
 
 def current_engine() -> Engine:
@@ -25,29 +22,13 @@ def current_engine() -> Engine:
     """
     loop = current_token().native_token
     if not isinstance(loop, asyncio.AbstractEventLoop):
-        return _on_trio()
+        from creche.engine.on_trio import trio_engine
+
+        return trio_engine()
     engine = getattr(loop, _ATTRIBUTE, None)
     if engine is None:
         from creche.engine.on_asyncio import AsyncioEngine
 
         engine = AsyncioEngine(loop)
         setattr(loop, _ATTRIBUTE, engine)
-    return cast(Engine, engine)
-
-
-def _on_trio() -> Engine:
-    global _trio_engine
-    import trio
-
-    if _trio_engine is None:
-        _trio_engine = trio.lowlevel.RunVar[Engine]("creche_engine")
-    try:
-        engine = _trio_engine.get()
-    except LookupError:
-        from creche.engine.on_trio import TrioEngine
-
-        engine = TrioEngine()
-        _trio_engine.set(engine)
-    if engine.is_over():
-        raise RuntimeError("the event loop is about to end: no connection can be opened any more")
     return cast(Engine, engine)

@@ -119,3 +119,23 @@ def _is_interrupt(exc: BaseException) -> bool:
     if isinstance(exc, BaseExceptionGroup):
         return exc.split(KeyboardInterrupt)[1] is None
     return isinstance(exc, KeyboardInterrupt)
+
+
+# Of each run of Trio's.
+_engine: trio.lowlevel.RunVar[TrioEngine] = trio.lowlevel.RunVar("creche_engine")
+
+
+def trio_engine() -> TrioEngine:
+    """The engine of this run, made if there is none yet.
+
+    Raises:
+        RuntimeError: the run is about to end.
+    """
+    try:
+        engine = _engine.get()
+    except LookupError:
+        engine = TrioEngine()
+        _engine.set(engine)
+    if engine.is_over():
+        raise RuntimeError("the event loop is about to end: no connection can be opened any more")
+    return engine

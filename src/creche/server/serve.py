@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Unpack
 
 import anyio
 from anyio.abc import ByteStream, Listener, TaskStatus
 
 from creche.connection.opening import OpenGate
-from creche.connection.pending import PendingConnection
+from creche.connection.pending import Pending, PendingConnection
 from creche.connection.websocket import Handler, WebSocket
 from creche.engine.current import current_engine
 from creche.engine.engine import Account
@@ -65,7 +64,7 @@ async def serve(
     await _run(handler, settings, sockets, host, task_status.started)
 
 
-class serving:
+class serving(Pending[Server]):
     """Serve WebSockets over TCP while the body runs, as an async context manager.
 
     It gives the Server. Leaving it shuts the server down, in whatever task of the event loop.
@@ -73,6 +72,9 @@ class serving:
     SystemExit in a handler, is raised when it is left. Arguments and exceptions are those of
     serve().
     """
+
+    _taken = "this server runs already"
+    _host: Host
 
     def __init__(
         self,
@@ -85,29 +87,17 @@ class serving:
         self._handler = handler
         self._where = host, port
         self._options = server_options(options)
-        self._host: Host | None = None
 
-    async def __aenter__(self) -> Server:
-        if self._host is not None:
-            raise RuntimeError("this server runs already")
+    async def _open(self) -> Server:
         name, port = self._where
         sockets = await _listen(name, port, self._options)
-        host = Host()
-        server = await host.start(
+        self._host = Host()
+        return await self._host.start(
             lambda started: _run(self._handler, self._options, sockets, name, started)
         )
-        self._host = host
-        return server
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        host, self._host = self._host, None
-        if host is not None:
-            await host.leave(exc)
+    async def _close(self, _opened: Server, exc: BaseException | None) -> None:
+        await self._host.leave(exc)
 
 
 async def serve_unix(
