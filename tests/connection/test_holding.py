@@ -21,7 +21,10 @@ import pytest
 
 import creche
 from creche.engine.current import current_engine
+from creche.options.resolving import client_options
+from creche.protocol.states import Side
 from creche.testing import memory_pair
+from creche.transports.callback_sockets import CallbackSocketTransport
 from support import BACKENDS, echo, settle, until
 
 pytestmark = pytest.mark.anyio
@@ -308,6 +311,46 @@ def test_after_the_end_of_its_loop_it_is_closed_all_the_same(backend_name: str) 
     anyio.run(main, **BACKENDS[backend_name])
     anyio.run(after, **BACKENDS[backend_name])
     assert held[1].state == "closed"
+
+
+@pytest.mark.filterwarnings("ignore:unclosed connection")
+@pytest.mark.parametrize("left", [True, False])
+def test_after_the_end_of_its_loop_it_is_left_or_dropped_all_the_same(
+    backend_name: str, left: bool
+) -> None:
+    """Its peer has nothing to do with the loop."""
+    held: list[creche.WebSocket] = []
+    ours, theirs = socket.socketpair()
+
+    async def main() -> None:
+        held.append(
+            creche.WebSocket(
+                CallbackSocketTransport(ours),
+                current_engine().clients,
+                Side.CLIENT,
+                client_options({}),
+                request=creche.Request("/"),
+                response=creche.Response(101),
+            )
+        )
+        await held[0].send("x")
+
+    async def leave() -> None:
+        await held[0].__aexit__(None, None, None)
+
+    with theirs:
+        anyio.run(main, **BACKENDS[backend_name])
+        if left:
+            anyio.run(leave, **BACKENDS[backend_name])
+        held.clear()
+        gc.collect()
+        theirs.settimeout(10)
+        data = b""
+        while piece := theirs.recv(100):
+            data += piece
+    assert ours.fileno() == -1
+    assert data[0] == 0x81  # what was sent, and a close frame after it
+    assert data[7] == 0x88
 
 
 def test_connections_over_streams_end_with_their_loop(backend_name: str) -> None:
