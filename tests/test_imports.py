@@ -148,8 +148,9 @@ def test_the_build_that_runs_is_the_one_that_was_asked_for() -> None:
     if asked_for is None:
         pytest.skip("CRECHE_BUILD does not say what to expect")
     assert creche.protocol.COMPILED is (asked_for == "compiled")
-    others = ("connection.broadcast", "connection.endpoint", "connection.link")
-    for name in (*others, "transports.base", "transports.tls"):
+    others = ("broadcast", "ending", "endpoint", "incoming", "link", "outgoing")
+    names = [f"connection.{name}" for name in others]
+    for name in (*names, "transports.base", "transports.tls"):
         assert is_compiled(f"creche.{name}") is (asked_for == "compiled"), name
 
 

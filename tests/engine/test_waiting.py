@@ -44,7 +44,7 @@ async def noted(**options: Any) -> AsyncIterator[tuple[creche.WebSocket, RawPeer
 @pytest.fixture
 def clock_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pause is noticed, and the budget is one of operations alone."""
-    monkeypatch.setattr("creche.connection.link._PAUSE", 60)
+    monkeypatch.setattr("creche.connection.outgoing._PAUSE", 60)
     monkeypatch.setattr("creche.engine.budget.perf_counter", lambda: 0.0)
 
 
@@ -73,7 +73,7 @@ async def test_what_follows_in_a_turn_is_written_at_its_end() -> None:
 
 
 async def test_a_message_after_a_pause_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("creche.connection.link._PAUSE", 0)  # any time at all is one
+    monkeypatch.setattr("creche.connection.outgoing._PAUSE", 0)  # any time at all is one
     async with noted() as (ws, _, calls):
         for count in range(1, 4):
             ws.send_nowait(b"")
