@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import signal
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anyio
@@ -212,3 +214,30 @@ def test_what_ends_a_program_comes_out_of_serving_when_it_is_left(
             await server.wait_stopped()
 
     outcome(main, backend_name, exc)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_so_does_an_interrupt_where_trio_does_not_handle_ctrl_c(
+    backend_name: str, elsewhere: bool
+) -> None:
+    """As in a process that a shell has started in the background, or in another thread."""
+    exc = KeyboardInterrupt()
+
+    async def handler(_ws: creche.WebSocket) -> None:
+        raise exc
+
+    async def main() -> None:
+        async with creche.serving(handler, "127.0.0.1") as server:
+            async with creche.connect(server.url) as ws:
+                await creche.discard(ws)
+            await server.wait_stopped()
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        if elsewhere:
+            with ThreadPoolExecutor(1) as threads:
+                threads.submit(outcome, main, backend_name, exc).result()
+        else:
+            outcome(main, backend_name, exc)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import signal
+import threading
 from contextvars import Context
 from typing import Any
 
@@ -64,7 +65,7 @@ class TrioEngine(Engine):
 
     def lead_interrupt(self, exc: BaseException) -> bool:
         # The handler that Trio has set leads it to the main task, since this one is protected.
-        if not _is_interrupt(exc) or not trio.lowlevel.currently_ki_protected():
+        if not (_is_interrupt(exc) and trio.lowlevel.currently_ki_protected() and _is_handled()):
             return False
         signal.raise_signal(signal.SIGINT)
         return True
@@ -119,6 +120,14 @@ def _is_interrupt(exc: BaseException) -> bool:
     if isinstance(exc, BaseExceptionGroup):
         return exc.split(KeyboardInterrupt)[1] is None
     return isinstance(exc, KeyboardInterrupt)
+
+
+def _is_handled() -> bool:
+    """Whether Trio handles Ctrl-C: not in another thread than the main one, nor where somebody else
+    does, or nobody, as in what a shell has started in the background."""
+    handler = signal.getsignal(signal.SIGINT)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    return in_main_thread and str(getattr(handler, "__module__", "")).startswith("trio.")
 
 
 # Of each run of Trio's.
