@@ -26,6 +26,7 @@ import trustme
 from anyio.lowlevel import checkpoint, current_token
 
 import creche
+from creche.engine.current import current_engine
 from creche.handshake.client import ClientHandshake
 from creche.handshake.extensions import ExtensionFactory
 from creche.handshake.server import ServerHandshake
@@ -36,6 +37,8 @@ from creche.protocol.frames import TEXT, FrameHeader, append_frame
 from creche.protocol.masking import new_key
 from creche.protocol.states import Side
 from creche.testing import MemoryByteStream, memory_byte_pair
+from creche.transports.sockets import SocketTransport, retry
+from creche.transports.tls import TLSSocket
 
 T = TypeVar("T")
 
@@ -305,7 +308,8 @@ def count_tasks() -> int:
 
 
 def count_descriptors() -> int:
-    """The open descriptors of this process."""
+    """The open descriptors of this process, with those that its event loop's engine needs."""
+    current_engine()
     return len(os.listdir("/proc/self/fd"))
 
 
@@ -516,6 +520,22 @@ class BlockingClient:
         if self.connection.outbox:
             self.sock.sendall(self.connection.outbox)
             self.connection.outbox.clear()
+
+
+def error(code: int) -> OSError:
+    """What the kernel says with a number of `errno`."""
+    return OSError(code, os.strerror(code))
+
+
+async def greeted(sock: socket.socket, context: ssl.SSLContext) -> SocketTransport:
+    """The transport of a server's socket after the TLS handshake, to be used by a task."""
+    tls = TLSSocket(sock, context, server_side=True)
+    try:
+        await retry(tls, tls.do_handshake)
+    except BaseException:
+        tls.close()
+        raise
+    return SocketTransport(tls)
 
 
 @contextmanager

@@ -174,7 +174,7 @@ async def test_a_refusals_body_is_read_to_its_end(answer: bytes, body: bytes) ->
 
 
 async def test_a_refusals_body_is_not_waited_for_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("creche.connection.opening._REFUSAL_SECONDS", 0.02)
+    monkeypatch.setattr("creche.connection.asking._REFUSAL_SECONDS", 0.02)
     ours, theirs = memory_byte_pair()
 
     async def serve() -> None:

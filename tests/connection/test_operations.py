@@ -18,7 +18,7 @@ from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSAttribute
 
 import creche
-from creche.connection import opening
+from creche.connection import answering
 from creche.handshake import forwarding
 from creche.protocol.states import Side
 from creche.server.limits import ClientLimits
@@ -131,7 +131,7 @@ async def test_who_the_client_is_is_found_out_once(monkeypatch: pytest.MonkeyPat
         found.append(find(*args))
         return found[-1]
 
-    monkeypatch.setattr(opening, "find_client", find_and_note)
+    monkeypatch.setattr(answering, "find_client", find_and_note)
 
     async def handler(ws: creche.WebSocket) -> None:
         for _ in range(10):

@@ -630,7 +630,7 @@ async def test_a_shutdown_ends_a_client_that_was_accepted_in_the_same_turn() -> 
             assert ours.recv(1) == b""
 
 
-async def test_a_shutdown_does_not_wait_for_a_client_whose_task_could_not_be_started(
+async def test_a_shutdown_does_not_wait_for_a_client_that_an_interrupt_has_kept_from_arriving(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def interrupted(*_: object) -> None:
@@ -639,7 +639,7 @@ async def test_a_shutdown_does_not_wait_for_a_client_whose_task_could_not_be_sta
     async with creche.serving(echo, "127.0.0.1") as server:
         ours, theirs = socket.socketpair()
         with ours, monkeypatch.context() as patch:
-            patch.setattr(server._tasks, "start_soon", interrupted)
+            patch.setattr("creche.connection.answering.Answering.start", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 server._add_socket(theirs, None)
             assert ours.recv(1) == b""
@@ -885,7 +885,7 @@ async def test_a_connection_that_cannot_begin_is_closed(monkeypatch: pytest.Monk
     def fail(*_: object, **__: object) -> None:
         raise OSError("no room for another socket")
 
-    monkeypatch.setattr("creche.server.visitor.WebSocket", fail)
+    monkeypatch.setattr("creche.connection.answering.WebSocket", fail)
     async with (
         creche.serving(echo, "127.0.0.1") as server,
         creche.connect(server.url) as ws,

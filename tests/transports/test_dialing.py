@@ -15,6 +15,7 @@ from anyio.streams.tls import TLSAttribute
 from creche.transports import dialing
 from creche.transports.authorities import client_context
 from creche.transports.dialing import (
+    accept_transport,
     dial_tcp,
     dial_unix,
     interleave,
@@ -23,7 +24,7 @@ from creche.transports.dialing import (
 from creche.transports.listening import bind_unix
 from creche.transports.resolving import resolve, socket_address
 from creche.transports.sockets import named_error
-from support import cancelled_once, count_descriptors, filled, free_port
+from support import cancelled_once, count_descriptors, filled, free_port, greeted
 
 pytestmark = pytest.mark.anyio
 
@@ -260,7 +261,7 @@ async def test_tls_sends_the_name_and_verifies_the_server(
 
                 async def accept(theirs: socket.socket = theirs) -> None:
                     try:
-                        transport = await open_transport(theirs, server_tls, server_side=True)
+                        transport = await greeted(theirs, server_tls)
                         transport.close()
                     except ssl.SSLError:
                         pass
@@ -289,6 +290,18 @@ async def test_a_tls_handshake_that_is_cancelled_closes_the_socket(
             await open_transport(ours, client_tls, server_hostname="localhost")
     assert scope.cancelled_caught
     assert count_descriptors() == before
+
+
+async def test_an_accepted_socket_that_is_of_no_use_is_closed() -> None:
+    for context in (None, object()):
+        ours, theirs = socket.socketpair()
+        with theirs:
+            if context is None:
+                ours.close()
+            with pytest.raises((OSError, AttributeError)):
+                wrong: Any = context
+                accept_transport(ours, wrong, None, memoryview(bytearray(1)))
+            assert ours.fileno() == -1
 
 
 async def test_a_socket_that_cannot_be_wrapped_is_closed(client_tls: ssl.SSLContext) -> None:

@@ -21,10 +21,9 @@ from creche.engine.read_buffer import read_buffer
 from creche.transports import sockets
 from creche.transports.base import NOBODY, READ_SIZE, Receiver
 from creche.transports.callback_sockets import CallbackSocketTransport
-from creche.transports.dialing import open_transport
 from creche.transports.sockets import SocketTransport, retry
 from creche.transports.tls import TLS_RECORD, TLSSocket
-from support import settle, until
+from support import greeted, settle, until
 
 pytestmark = pytest.mark.anyio
 
@@ -489,7 +488,7 @@ async def test_tls_ends_with_a_close_notify(
         accepted, _ = listener.accept()
 
     async def server() -> None:
-        transport = await open_transport(accepted, server_tls, server_side=True)
+        transport = await greeted(accepted, server_tls)
         transport.send_eof()
         with anyio.move_on_after(1):
             while await transport.receive():
@@ -834,6 +833,47 @@ async def test_a_receiver_that_cannot_be_told_of_a_mistake_is_closed_all_the_sam
     assert len(caplog.records) == 2
 
 
+async def test_nothing_is_read_before_the_greeting_is_done(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    engine = current_engine()
+    recorder = Recorder()
+    ours, theirs = socket.socketpair()
+    server = TLSSocket(theirs, server_tls, server_side=True)
+    client = TLSSocket(ours, client_tls, server_hostname="localhost")
+    steps: list[Exception] = [ssl.SSLWantWriteError(), ssl.SSLWantReadError()]
+
+    def greet() -> None:
+        if steps:
+            raise steps.pop(0)
+        server.do_handshake()
+
+    transport = CallbackSocketTransport(server, None, greet)
+    transport.start(engine, recorder)
+    with anyio.fail_after(20):
+        await retry(client, client.do_handshake)
+        client.send(b"x")
+        await until(lambda: recorder.data == b"x")
+    assert steps == []
+    transport.close()
+    client.close()
+
+
+async def test_a_greeting_that_fails_is_told() -> None:
+    def greet() -> None:
+        raise ssl.SSLError("no")
+
+    ours, theirs = socket.socketpair()
+    recorder = Recorder()
+    server = TLSSocket(theirs, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), server_side=True)
+    transport = CallbackSocketTransport(server, None, greet)
+    transport.start(current_engine(), recorder)
+    with ours:
+        await until(lambda: recorder.errors)
+    assert [type(exc) for exc in recorder.errors] == [ssl.SSLError]
+    transport.close()
+
+
 class WithoutReadiness:
     """Where nobody calls back."""
 
@@ -854,7 +894,7 @@ async def test_where_nobody_calls_back_a_task_waits_for_the_socket() -> None:
 
 async def test_the_end_of_the_loop_is_told_to_who_waits_for_bytes() -> None:
     async with connected(SocketTransport) as (transport, _, recorder, engine):
-        transport._attach(engine, recorder)
+        transport._receiver, transport._tasks = recorder, engine
         async with anyio.create_task_group() as tg:
             tg.start_soon(transport._read_all)
             await settle()

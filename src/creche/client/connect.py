@@ -10,11 +10,12 @@ import anyio
 from anyio.abc import ByteStream
 
 from creche.client.proxies import find_proxy, open_tunnel
-from creche.connection.opening import ask
+from creche.connection.asking import ask
 from creche.connection.pending import PendingConnection
 from creche.connection.tracing import call_trace
 from creche.connection.websocket import WebSocket
 from creche.engine.current import current_engine
+from creche.engine.patience import PatientScope
 from creche.handshake.addresses import check_unix_path
 from creche.handshake.client import ClientHandshake
 from creche.handshake.exceptions import InvalidRedirect, InvalidStatus
@@ -229,14 +230,15 @@ async def open_websocket(target: URI, options: ClientOptions, way: Way) -> WebSo
 
 async def _open_websocket(target: URI, options: ClientOptions, way: Way) -> WebSocket:
     seconds = options["open_timeout"]
-    with anyio.move_on_after(seconds) as scope:
+    engine = current_engine()
+    with PatientScope(engine, seconds) as scope:
         transport, handshake, response = await _open(target, options, way)
-    if scope.cancelled_caught:
+    if scope.expired:
         raise TimeoutError(f"opening the connection to {target.host} took over {seconds:g} s")
     try:
         return WebSocket(
             transport,
-            current_engine().clients,
+            engine.clients,
             Side.CLIENT,
             options,
             request=handshake.request,

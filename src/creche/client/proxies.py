@@ -12,7 +12,7 @@ from urllib.request import getproxies, getproxies_environment, proxy_bypass
 
 from anyio.lowlevel import current_token
 
-from creche.connection.opening import say
+from creche.connection.asking import say
 from creche.handshake.exceptions import InvalidProxy, ProxyError
 from creche.handshake.proxies import ConnectHandshake, Proxy, bypasses, parse_proxy, scheme_advice
 from creche.handshake.uri import URI, certificate_name, without_zone

@@ -17,6 +17,9 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, Protocol
 
+from anyio import TaskHandle
+from anyio.abc import TaskGroup
+
 from creche.engine.budget import current_budget
 from creche.engine.buffers import BufferLimit
 from creche.engine.deadlines import NEVER, Deadlines, Scheduled, Timer
@@ -111,6 +114,14 @@ class Engine:
     def start_host(self, function: Function, context: Context, /, *args: Any) -> None:
         """As `start_soon`, in a context of the application's. `function` raises nothing."""
         raise NotImplementedError
+
+    def start_in(
+        self, tasks: TaskGroup, context: Context, function: Function, /, *args: Any
+    ) -> TaskHandle[None]:
+        """Start a child of a task group, outside of any task perhaps, in a copy of `context`."""
+        return tasks.create_task(
+            function(*args), name=f"creche {function.__name__}", context=context.copy()
+        )
 
     def lead_interrupt(self, exc: BaseException) -> bool:
         """Let a KeyboardInterrupt that has struck in a task of the engine come out where the

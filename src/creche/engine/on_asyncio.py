@@ -6,13 +6,23 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextvars import Context
+from types import SimpleNamespace
 from typing import Any
+
+from anyio import TaskHandle
+from anyio.abc import TaskGroup
 
 from creche.engine.deadlines import NEVER
 from creche.engine.engine import Engine, Function
 from creche.engine.polling import Callback, log_failure
 from creche.engine.turns import Turns
 from creche.engine.waiting import AsyncioWaiter, Waiter
+
+try:
+    # AnyIO asks sniffio, where that is installed, which library runs: it can tell in a task only.
+    from sniffio import thread_local
+except ImportError:  # pragma: no cover - Trio, which the tests need, brings it
+    thread_local = SimpleNamespace(name=None)  # type: ignore[assignment]
 
 # A loop that counts milliseconds, as uvloop, calls as much too soon.
 _COARSE_SLACK = 0.0005
@@ -82,6 +92,15 @@ class AsyncioEngine(Engine):
         )
         self._tasks.add(task)  # the loop does not hold it
         task.add_done_callback(self._tasks.discard)
+
+    def start_in(
+        self, tasks: TaskGroup, context: Context, function: Function, /, *args: Any
+    ) -> TaskHandle[None]:
+        before, thread_local.name = thread_local.name, "asyncio"
+        try:
+            return super().start_in(tasks, context, function, *args)
+        finally:
+            thread_local.name = before
 
     # Deadlines
 

@@ -63,7 +63,7 @@ class PendingRequest(Request):
         return await self._decide().accept(self, subprotocol, headers)
 
     async def reject(self, status: int, headers: HeadersLike = (), body: bytes | str = b"") -> None:
-        """Answer otherwise; the arguments are those of Response.
+        """Answer otherwise; the arguments are those of Response. It does not wait for the client.
 
         Raises:
             OSError: the client has gone.

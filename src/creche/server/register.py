@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Protocol
 
 import anyio
+from anyio import TaskHandle
 
+from creche.connection.answering import HOOKS
 from creche.connection.link import Link
 from creche.connection.tracing import call_trace
 from creche.connection.websocket import Handler, WebSocket
@@ -17,7 +20,8 @@ from creche.options.declared import ServerOptions
 from creche.server.deciding import DecidingHandler
 from creche.server.limits import ClientLimits
 from creche.server.stats import ServerStats
-from creche.transports.listening import RareWarning
+from creche.transports.accepting import RareWarning
+from creche.transports.tls import tls_buffer
 
 
 class Guest(Protocol):
@@ -48,8 +52,11 @@ class Register:
         handler: what runs for each connection.
         options: the server's.
         account: what its connections are counted in.
+        start_task: starts a coroutine function as a child of the server.
 
     Attributes:
+        asks_application: whether the application decides about opening handshakes.
+        tls_buffer: what all its connections receive encrypted bytes in.
         connections: the open WebSockets.
         links: theirs.
         guests: all clients.
@@ -60,14 +67,24 @@ class Register:
     """
 
     def __init__(
-        self, handler: Handler | DecidingHandler, options: ServerOptions, account: Account
+        self,
+        handler: Handler | DecidingHandler,
+        options: ServerOptions,
+        account: Account,
+        start_task: Callable[..., TaskHandle[None]],
     ) -> None:
         self.handler = handler
         self.options = options
         self.account = account
+        self.start_task = start_task
+        self.asks_application = isinstance(handler, DecidingHandler) or any(
+            options[hook] is not None  # type: ignore[literal-required]
+            for hook in HOOKS
+        )
+        self.tls_buffer = tls_buffer()
         self.logger = options["logger"]
         self.limits = ClientLimits(options["max_connections_per_client"], options["handshake_rate"])
-        self.warn = RareWarning(self.logger)
+        self.warn = RareWarning(self.logger, account.engine.now)
         self.connections: set[WebSocket] = set()
         self.links: set[Link] = set()
         self.guests: set[Guest] = set()
@@ -101,10 +118,12 @@ class Register:
         """Whether as many handshakes are under way as may be."""
         return len(self.opening) == self.options["max_handshakes"]
 
-    def has_opened(self, guest: Guest) -> None:
+    def has_opened(self, guest: Guest, ws: WebSocket) -> None:
         """Its opening handshake has succeeded."""
         self.opening.pop(guest, None)
         self._opened += 1
+        self.connections.add(ws)
+        self.links.add(ws._link)
 
     def refused(self, exc: Exception) -> None:
         """An opening handshake has failed."""
@@ -113,11 +132,6 @@ class Register:
             self._statuses[exc.response.status] += 1
         self.logger.debug("opening handshake failed: %s", exc)
         self.tell("connection.open.failed", exception=exc)
-
-    def begins(self, ws: WebSocket) -> None:
-        """A connection is open."""
-        self.connections.add(ws)
-        self.links.add(ws._link)
 
     def ends(self, ws: WebSocket, code: int) -> None:
         """A connection has ended, with this close code."""

@@ -10,11 +10,11 @@ from typing import Unpack
 import anyio
 from anyio.abc import ByteStream, Listener, TaskStatus
 
-from creche.connection.opening import OpenGate
 from creche.connection.pending import Pending, PendingConnection
 from creche.connection.websocket import Handler, WebSocket
 from creche.engine.current import current_engine
 from creche.engine.engine import Account
+from creche.engine.patience import PatientScope
 from creche.handshake.addresses import check_listening, check_mode, check_unix_path
 from creche.handshake.server import is_loopback
 from creche.options.declared import ListenerOptions, ServerHandshakeOptions, ServerOptions
@@ -22,7 +22,8 @@ from creche.options.resolving import server_options
 from creche.server.deciding import DecidingHandler
 from creche.server.host import Host
 from creche.server.server import Server
-from creche.server.visitor import accept, deadline, out_of_time
+from creche.server.single import SingleClient
+from creche.server.visitor import out_of_time
 from creche.transports.listening import (
     UnixPath,
     bind_tcp,
@@ -30,7 +31,7 @@ from creche.transports.listening import (
     listen_on,
     listening_address,
 )
-from creche.transports.streams import StreamTransport, TrioStream
+from creche.transports.streams import TrioStream
 
 
 async def serve(
@@ -182,9 +183,9 @@ class server_websocket(PendingConnection):
 
     async def _open(self) -> WebSocket:
         settings = self._settings
-        account = current_engine().clients
-        with anyio.CancelScope(deadline=deadline(settings, anyio.current_time())):
-            return await accept(StreamTransport(self._stream), account, settings, OpenGate())
+        engine = current_engine()
+        with PatientScope(engine, settings["open_timeout"]):
+            return await SingleClient(self._stream, engine.clients, settings).open()
         raise out_of_time(settings)
 
 

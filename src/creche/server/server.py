@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextvars import copy_context
 from typing import Any
 
 import anyio
+from anyio import TaskHandle
 from anyio.abc import ByteStream, Listener, TaskGroup
 
 from creche.connection.websocket import Handler, WebSocket
@@ -18,14 +20,9 @@ from creche.protocol.closing import Close, make_close
 from creche.server.deciding import DecidingHandler
 from creche.server.register import Guest, Register, current_handlers
 from creche.server.stats import ServerStats
-from creche.server.visitor import Visitor
-from creche.transports.listening import (
-    accept_loop,
-    accept_streams,
-    close_listening,
-    listener_address,
-    listening_address,
-)
+from creche.server.visitor import StreamVisitor, Visitor
+from creche.transports.accepting import Acceptor, accept_streams
+from creche.transports.listening import listener_address, listening_address
 
 # While there are as many handshakes as may be, clients are accepted with so many seconds between
 # them: then each has a time for its handshake before it is the oldest.
@@ -66,18 +63,27 @@ class Server:
         host: str | None,
     ) -> None:
         self.addresses: list[Any] = [listening_address(sock) for sock in sockets]
-        self._register = Register(handler, options, account)
+        self._register = Register(handler, options, account, self._start_task)
         self._account = account
         self._tasks = tasks
+        self._context = copy_context()  # what handlers see
         self._options = options
-        self._logger = options["logger"]
-        self._sockets = list(sockets)
         self._host = host
-        self._accepting: list[anyio.CancelScope] = []
         self._stopped = anyio.Event()
         self._failure: OSError | None = None
-        for sock in sockets:
-            tasks.start_soon(self._accept_sockets, sock)
+        self._accepting = anyio.CancelScope()  # from listeners
+        self._acceptors = [
+            Acceptor(
+                sock,
+                account.engine,
+                self._add_socket,
+                self._accepting_failed,
+                self._register.warn,
+            )
+            for sock in sockets
+        ]
+        for acceptor in self._acceptors:
+            acceptor.start()
 
     @property
     def connections(self) -> set[WebSocket]:
@@ -200,11 +206,9 @@ class Server:
 
     def _stop_accepting(self) -> None:
         self._register.draining = True
-        for scope in self._accepting:
-            scope.cancel()
-        for sock in self._sockets:
-            close_listening(sock)
-        self._sockets.clear()
+        self._accepting.cancel()
+        for acceptor in self._acceptors:
+            acceptor.close()
 
     async def _cancel_clients(self, spared: frozenset[Guest] = frozenset()) -> None:
         """Cancel every other handler; each connection closes within its bound."""
@@ -230,41 +234,29 @@ class Server:
         self.addresses.append(listener_address(listener))
         self._tasks.start_soon(self._accept_streams, listener)
 
-    async def _accept_sockets(self, sock: socket.socket) -> None:
-        await self._accept_with(accept_loop, sock, self._add_socket, self._logger)
-
     async def _accept_streams(self, listener: Listener[ByteStream]) -> None:
-        await self._accept_with(
-            accept_streams, listener, self._serve_stream, self._tasks, self._logger
-        )
+        try:
+            with self._accepting:
+                await accept_streams(listener, self._add_stream, self._tasks, self._register.warn)
+        except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as exc:
+            self._accepting_failed(exc)
 
-    async def _accept_with(self, function: Callable[..., Awaitable[None]], *args: Any) -> None:
-        with anyio.CancelScope() as scope:
-            self._accepting.append(scope)
-            try:
-                await function(*args)
-            except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as exc:
-                if not self.draining:
-                    why = str(exc) or type(exc).__name__
-                    self._logger.error("accepting failed: %s", why)
-                    self._failure = OSError(f"accepting failed: {why}")
-                    self._stopped.set()
+    def _accepting_failed(self, exc: Exception) -> None:
+        if not self.draining:
+            why = str(exc) or type(exc).__name__
+            self._options["logger"].error("accepting failed: %s", why)
+            self._failure = OSError(f"accepting failed: {why}")
+            self._stopped.set()
 
     def _add_socket(self, sock: socket.socket, peer: Any) -> float | None:
-        visitor = Visitor(self._register)
-        visitor.peer = peer
-        try:
-            self._register.arrives(visitor)
-            visitor.task = self._tasks.start_soon(visitor.serve, sock)
-        except BaseException:
-            # KeyboardInterrupt may strike here: nobody must wait for a task that is none.
-            visitor.leave()
-            sock.close()
-            raise
+        Visitor(self._register).arrive(sock, peer)
         return _CROWDED_PAUSE if self._register.is_crowded() else None
 
-    async def _serve_stream(self, stream: ByteStream) -> None:
-        visitor = Visitor(self._register)
-        with anyio.CancelScope() as visitor.task:
-            self._register.arrives(visitor)
-            await visitor.serve(stream)
+    async def _add_stream(self, stream: ByteStream) -> None:
+        await StreamVisitor(self._register).stay(stream)
+
+    def _start_task(
+        self, function: Callable[..., Coroutine[Any, Any, None]], /, *args: Any
+    ) -> TaskHandle[None]:
+        """Start a child of the server's, outside of any task perhaps."""
+        return self._account.engine.start_in(self._tasks, self._context, function, *args)

@@ -5,31 +5,32 @@ from __future__ import annotations
 import logging
 import random
 import socket
+from types import TracebackType
 from typing import Any
 
 import anyio
 from anyio import TaskHandle
 from anyio.abc import ByteStream
+from anyio.lowlevel import checkpoint
 
+from creche.connection.answering import Answerer, Answering, find_peer
 from creche.connection.handlers import is_cancelled, user_part
 from creche.connection.link import Link
-from creche.connection.opening import Answering, Gate, find_peer
 from creche.connection.websocket import WebSocket
 from creche.engine.deadlines import NEVER, Timer
-from creche.engine.engine import Account
+from creche.engine.patience import LATE_SECONDS
 from creche.exceptions import ConnectionClosedError, HandshakeError
 from creche.handshake.exceptions import Rejection
 from creche.handshake.forwarding import client_key
 from creche.handshake.headers import HeadersLike
 from creche.handshake.http import Request, Response
-from creche.handshake.server import OURS, ServerHandshake, reject
+from creche.handshake.server import reject
 from creche.options.declared import ServerHandshakeOptions
 from creche.protocol.closing import ABNORMAL, Close
-from creche.protocol.states import Side
 from creche.server.deciding import Decider, DecidingHandler, PendingRequest
 from creche.server.register import Register, note_handler
 from creche.transports.base import Transport
-from creche.transports.dialing import open_transport
+from creche.transports.dialing import accept_transport
 from creche.transports.streams import StreamTransport
 
 # The part of max_lifetime that chance takes off.
@@ -39,39 +40,107 @@ _LIFETIME_JITTER = 0.1
 _RETRY_AFTER = "10"
 
 
-class Visitor(Gate):
+class Visitor(Answerer):
     """A client of a server, from its first byte to its last.
 
-    Attributes:
-        task: what serves it.
-        peer: its address as accept() has told it, until there is a transport.
-        timer: the deadline of the opening handshake.
-        late: whether that is over.
-        admitted: whether it counts among the connections.
+    It costs no task until the application has something to do with it. Its task is the block of a
+    `with` statement.
     """
 
-    __slots__ = ("_client", "_register", "admitted", "late", "peer", "task", "timer")
+    __slots__ = (
+        "_admitted",
+        "_answering",
+        "_client",
+        "_dismissed",
+        "_late",
+        "_lifetime",
+        "_looked",
+        "_register",
+        "_task",
+        "_timer",
+        "_told",
+    )
 
     def __init__(self, register: Register) -> None:
-        self.task: TaskHandle[None] | anyio.CancelScope | None = None
-        self.peer: Any = None
-        self.late = False
-        self.admitted = False
-        self._client: str | None = None  # what counts as one client
         self._register = register
+        self._answering: Answering | None = None  # until its connection is open
+        self._task: TaskHandle[None] | anyio.CancelScope | None = None
+        self._client: str | None = None  # what counts as one client
+        self._admitted = False  # whether it counts among the connections
+        self._told = False  # whether the server knows how its handshake has ended
+        self._dismissed = False
+        self._late = False  # whether the time for its handshake is over
+        self._looked = False
+        self._lifetime: Timer | None = None
         engine = register.account.engine
-        self.timer = engine.schedule(self, deadline(register.options, engine.now()))
+        self._timer = engine.schedule(self, deadline(register.options, engine.now()))
+
+    def arrive(self, accepted: socket.socket | ByteStream, peer: Any = None) -> None:
+        """Begin to read what it asks for.
+
+        Args:
+            accepted: the connection, which belongs to the visitor.
+            peer: its address, where it is known.
+        """
+        register = self._register
+        try:
+            register.arrives(self)
+            register.tell("connection.open.started")
+            transport = self._new_transport(accepted, peer)
+            self._answering = Answering(transport, register.account, register.options, self)
+            self._answering.start()
+        except BaseException as exc:
+            # KeyboardInterrupt may strike here: nobody must wait for what has not begun.
+            if self._answering is not None:
+                self._answering.close()
+            if isinstance(accepted, socket.socket):
+                accepted.close()
+            self.leave()
+            if not isinstance(exc, Exception):
+                raise
+            self.failed(exc)
+            if not isinstance(exc, OSError):
+                register.logger.exception("a connection failed; please report it")
+
+    def _new_transport(self, accepted: socket.socket | ByteStream, peer: Any) -> Transport:
+        if isinstance(accepted, socket.socket):
+            register = self._register
+            return accept_transport(accepted, register.options["ssl"], peer, register.tls_buffer)
+        return StreamTransport(accepted)
 
     def cancel(self) -> None:
-        """Cancel its task."""
-        assert self.task is not None  # from the turn on in which the client came
-        self.task.cancel()
+        """End its time here."""
+        self._dismissed = True
+        if self._task is not None:
+            self._task.cancel()
+            return
+        if self._late:
+            self.failed(out_of_time(self._register.options))
+        if self._answering is not None:
+            self._answering.close()
+        self.leave()
 
-    def timeout_due(self, _now: float) -> float:
-        """The time for its handshake is over."""
-        self.late = True
+    def timeout_due(self, now: float) -> float:
+        """The time for its opening handshake is over; what it has said already is read before."""
+        if not self._looked:
+            self._looked = True
+            return now + LATE_SECONDS
+        self._late = True
         self.cancel()
         return NEVER
+
+    def leave(self) -> None:
+        """It has gone. May be called twice."""
+        self._timer.cancel()
+        self._answering = None
+        if self._admitted:
+            self._admitted = False
+            self._register.admitted -= 1
+            if self._client is not None:
+                self._register.limits.disconnect(self._client)
+        self._register.leaves(self)
+
+    # Its opening handshake
 
     def check_open(self, request: Request) -> None:
         register = self._register
@@ -82,9 +151,24 @@ class Visitor(Gate):
             return
         self._client = client_key(find_peer(request), request.headers, options["trusted_proxies"])
         if self._client is not None:
-            seconds = register.limits.handshake(self._client, anyio.current_time())
+            seconds = register.limits.handshake(self._client, register.account.engine.now())
             if seconds:
                 raise reject(429, "you ask too often", [("Retry-After", f"{seconds:.0f}")])
+
+    def asked(self, request: Request) -> None:
+        assert self._answering is not None
+        if self._register.asks_application:
+            self._start(request)
+            return
+        ws = self._answering.accept_now(request)
+        try:
+            self.begin(ws)
+            self._start(ws)
+        except BaseException:
+            ws._link.abort("the server cannot serve it")
+            self.end(ws)
+            self.leave()
+            raise
 
     def admit(self) -> None:
         register = self._register
@@ -95,92 +179,100 @@ class Visitor(Gate):
         if self._client is not None and not register.limits.connect(self._client):
             raise reject(429, "you have too many connections", [("Retry-After", _RETRY_AFTER)])
         register.admitted += 1
-        self.admitted = True
+        self._admitted = True
 
-    def leave(self) -> None:
-        """It has gone."""
-        self.timer.cancel()
-        if self.admitted:
-            self._register.admitted -= 1
-            if self._client is not None:
-                self._register.limits.disconnect(self._client)
-        self._register.leaves(self)
+    def failed(self, exc: Exception) -> None:
+        if not self._told:
+            self._told = True
+            self._register.refused(exc)
 
-    async def serve(self, accepted: socket.socket | ByteStream) -> None:
-        """All of its time here. It raises nothing.
+    def gone(self) -> None:
+        if self._task is None:
+            self.leave()
+
+    # Its task
+
+    def _start(self, what: WebSocket | Request) -> None:
+        self._task = self._register.start_task(self.serve, what)
+
+    def __enter__(self) -> None:
+        """Its task begins."""
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        """Its task ends; returns whether it raises nothing."""
+        is_cancellation = isinstance(exc, anyio.get_cancelled_exc_class())
+        if isinstance(exc, Exception):
+            if not isinstance(exc, OSError | HandshakeError):
+                self._register.logger.error("a connection failed; please report it", exc_info=exc)
+            self.failed(exc)
+        elif is_cancellation and self._late:
+            self.failed(out_of_time(self._register.options))
+        elif is_cancellation and not is_cancelled():
+            self._register.logger.error("handler was cancelled from outside of its scopes")
+        self._task = None
+        answering = self._answering
+        if answering is None or self._dismissed or not answering.is_refusing():
+            if answering is not None:
+                answering.close()
+            self.leave()
+        # The task ends here anyway. A cancellation that got out of it would keep its frames in a
+        # cycle, and on asyncio would cancel the server if nobody has cancelled this task: the
+        # handler has awaited one that was cancelled elsewhere.
+        return is_cancellation or isinstance(exc, Exception)
+
+    async def serve(self, what: WebSocket | Request) -> None:
+        """Serve its connection; or its request, about which the application decides.
 
         Every coroutine that waits takes a quarter of a KiB: most of it is in this one.
         """
-        register = self._register
-        register.tell("connection.open.started")
-        try:
-            if isinstance(register.handler, DecidingHandler):
-                await _Decider(self, register).serve(accepted, register.handler)
+        with self:
+            handler = self._register.handler
+            if isinstance(handler, DecidingHandler):
+                assert isinstance(what, Request)
+                await self._let_decide(handler, what)
                 return
-            ws = await self._open(accepted)
-            if ws is None:
-                return
-            lifetime = self.begin(ws)
+            ws = what if isinstance(what, WebSocket) else await self._decide(what)
             note_handler(self)
             try:
                 async with ws:
-                    await register.handler(ws)
+                    await handler(ws)
             except Exception as exc:
                 self.note_end(ws, exc)
             finally:
-                self.end(ws, lifetime)
-        except Exception:
-            register.logger.exception("a connection failed; please report it")
-        except anyio.get_cancelled_exc_class():
-            # The task ends here anyway. What got out of it would keep its frames in a cycle, and on
-            # asyncio would cancel the server if nobody has cancelled this task: the handler has
-            # awaited one that was cancelled elsewhere.
-            if not is_cancelled():
-                register.logger.error("handler was cancelled from outside of its scopes")
-        finally:
-            self.leave()
+                self.end(ws)
 
-    async def _open(self, accepted: socket.socket | ByteStream) -> WebSocket | None:
-        """The opening handshake; None if it failed."""
-        register = self._register
-        try:
-            transport = await self.open_transport(accepted)
-            ws = await accept(transport, register.account, register.options, self)
-        except (OSError, HandshakeError) as exc:
-            register.refused(exc)
-            return None
-        except anyio.get_cancelled_exc_class():
-            if self.late:
-                register.refused(out_of_time(register.options))
-            raise
-        self.has_opened()
+    async def _decide(self, request: Request) -> WebSocket:
+        assert self._answering is not None
+        ws = await self._answering.decide(request)
+        self.begin(ws)
         return ws
 
-    async def open_transport(self, accepted: socket.socket | ByteStream) -> Transport:
-        """What moves its bytes."""
-        if isinstance(accepted, socket.socket):
-            peer, self.peer = self.peer, None  # the transport keeps it
-            tls = self._register.options["ssl"]
-            return await open_transport(accepted, tls, server_side=True, peer=peer)
-        return StreamTransport(accepted)
+    async def _let_decide(self, handler: DecidingHandler, request: Request) -> None:
+        answering = self._answering
+        assert answering is not None
+        await answering.process(request)
+        await _Decider(self, self._register, answering).run(handler, request)
 
-    def has_opened(self) -> None:
-        """Its opening handshake has succeeded."""
-        self.timer.cancel()
-        self._register.has_opened(self)
-
-    def begin(self, ws: WebSocket) -> Timer | None:
-        """Its connection is open; returns the timer of its life, if that is limited."""
+    def begin(self, ws: WebSocket) -> None:
+        """Its connection is open."""
+        self._timer.cancel()
+        self._answering = None
+        self._told = True
         register = self._register
-        register.begins(ws)
+        register.has_opened(self, ws)
         self._log(ws, logging.DEBUG, "connection open")
         register.tell("connection.open.complete", websocket=ws)
         seconds = register.options["max_lifetime"]
-        if seconds is None:
-            return None
-        # Those that came together need not come back together.
-        seconds *= 1 - _LIFETIME_JITTER * random.random()
-        return register.account.engine.schedule(_Lifetime(ws._link), anyio.current_time() + seconds)
+        if seconds is not None:
+            # Those that came together need not come back together.
+            seconds *= 1 - _LIFETIME_JITTER * random.random()
+            engine = register.account.engine
+            self._lifetime = engine.schedule(_Lifetime(ws._link), engine.now() + seconds)
 
     def note_end(self, ws: WebSocket, exc: Exception) -> None:
         """What the handler has raised."""
@@ -192,11 +284,11 @@ class Visitor(Gate):
         else:
             self._log(ws, logging.DEBUG, "handler met the end: %s", exc)
 
-    def end(self, ws: WebSocket, lifetime: Timer | None) -> None:
+    def end(self, ws: WebSocket) -> None:
         """The handler has ended, and with it the connection."""
         self._register.ends(ws, ws.close_code or ABNORMAL)
-        if lifetime is not None:
-            lifetime.cancel()
+        if self._lifetime is not None:
+            self._lifetime.cancel()
         self._log(ws, logging.DEBUG, "connection closed")
 
     def _log(self, ws: WebSocket, level: int, message: str, *args: object) -> None:
@@ -205,43 +297,59 @@ class Visitor(Gate):
             ws.logger.log(level, message, *args)
 
 
+class StreamVisitor(Visitor):
+    """A visitor that a listener of AnyIO has accepted, in a task that there is already."""
+
+    __slots__ = ("_event", "_what")
+
+    def __init__(self, register: Register) -> None:
+        super().__init__(register)
+        self._what: WebSocket | Request | None = None
+        self._event = anyio.Event()
+
+    async def stay(self, stream: ByteStream) -> None:
+        """Be its task."""
+        self.arrive(stream)
+        try:
+            await self._event.wait()
+        except BaseException:
+            self.cancel()
+            await self._work()
+            raise
+        await self._work()
+
+    async def _work(self) -> None:
+        if self._what is not None:
+            assert isinstance(self._task, anyio.CancelScope)
+            with self._task:
+                await self.serve(self._what)
+
+    def _start(self, what: WebSocket | Request) -> None:
+        self._what = what
+        self._task = anyio.CancelScope()
+        self._event.set()
+
+    def leave(self) -> None:
+        super().leave()
+        self._event.set()
+
+
 class _Decider(Decider):
     """Carries out what a deciding() handler decides about one client."""
 
-    def __init__(self, visitor: Visitor, register: Register) -> None:
+    def __init__(self, visitor: Visitor, register: Register, answering: Answering) -> None:
         self._visitor = visitor
         self._register = register
+        self._answering = answering
         self._decided = False
         self._ws: WebSocket | None = None
-        self._lifetime: Timer | None = None
 
-    async def serve(self, accepted: socket.socket | ByteStream, handler: DecidingHandler) -> None:
-        register = self._register
-        try:
-            self._transport = await self._visitor.open_transport(accepted)
-            try:
-                self._handshake = _handshake(register.options)
-                self._answering = Answering(
-                    self._transport, self._handshake, register.options, self._visitor
-                )
-                await self._run(handler, PendingRequest(await self._answering.read_request(), self))
-            finally:
-                if self._ws is None:
-                    with anyio.CancelScope(shield=True):
-                        await self._transport.aclose_forcefully()
-        except (OSError, HandshakeError) as exc:
-            register.refused(exc)
-        except anyio.get_cancelled_exc_class():
-            if self._ws is None and self._visitor.late:
-                register.refused(out_of_time(register.options))
-            raise
-
-    async def _run(self, handler: DecidingHandler, request: PendingRequest) -> None:
-        register = self._register
+    async def run(self, handler: DecidingHandler, request: Request) -> None:
+        """Let it decide, and serve the connection if there is one."""
         error: Exception | None = None
         note_handler(self._visitor)
         try:
-            await handler.function(request)
+            await handler.function(PendingRequest(request, self))
         except BaseException as exc:
             if self._ws is not None:
                 await self._ws.__aexit__(type(exc), exc, None)
@@ -253,7 +361,7 @@ class _Decider(Decider):
                 await self._ws.__aexit__(None, None, None)
         finally:
             if self._ws is not None:
-                self._visitor.end(self._ws, self._lifetime)
+                self._visitor.end(self._ws)
         try:
             if self._ws is not None:
                 if error is not None:
@@ -261,11 +369,13 @@ class _Decider(Decider):
             elif self._decided and isinstance(error, OSError | HandshakeError):
                 raise error
             elif error is not None or not self._decided:
-                register.logger.error("handler did not decide about a request", exc_info=error)
+                self._register.failed += error is not None
+                self._register.logger.error(
+                    "handler did not decide about a request", exc_info=error
+                )
                 if not self._decided:
                     refusal = reject(500, "the server failed to decide about the request")
                     await self.reject(refusal.response)
-                register.failed += error is not None
         finally:
             del error  # a frame that keeps what it raises keeps itself
 
@@ -273,27 +383,15 @@ class _Decider(Decider):
         self, request: Request, subprotocol: str | None, headers: HeadersLike
     ) -> WebSocket:
         self._decided = True
-        register, answering = self._register, self._answering
-        chosen = await answering.choose_subprotocol(request)
-        response = await answering.accept(
-            request, chosen if subprotocol is OURS else subprotocol, headers
-        )
-        self._ws = _new_websocket(
-            self._transport,
-            register.account,
-            register.options,
-            self._handshake,
-            request,
-            response,
-        )
-        self._visitor.has_opened()
-        self._lifetime = self._visitor.begin(self._ws)
+        self._ws = await self._answering.accept(request, subprotocol, headers)
+        self._visitor.begin(self._ws)
         return self._ws
 
     async def reject(self, response: Response) -> None:
         self._decided = True
-        await self._answering.refuse(response)
-        self._register.refused(Rejection(response))
+        self._visitor.failed(Rejection(response))
+        self._answering.refuse(response)
+        await checkpoint()
 
 
 class _Lifetime:
@@ -307,57 +405,6 @@ class _Lifetime:
         return NEVER
 
 
-async def accept(
-    transport: Transport,
-    account: Account,
-    options: ServerHandshakeOptions,
-    gate: Gate,
-) -> WebSocket:
-    """The opening handshake on a new transport, which is closed if it fails."""
-    try:
-        handshake = _handshake(options)
-        answering = Answering(transport, handshake, options, gate)
-        request = await answering.read_request()
-        subprotocol = await answering.choose_subprotocol(request)
-        response = await answering.accept(request, subprotocol)
-        return _new_websocket(transport, account, options, handshake, request, response)
-    except BaseException:
-        with anyio.CancelScope(shield=True):
-            await transport.aclose_forcefully()
-        raise
-
-
-def _handshake(options: ServerHandshakeOptions) -> ServerHandshake:
-    return ServerHandshake(
-        origins=options["origins"],
-        subprotocols=options["subprotocols"],
-        extensions=options["extensions"],
-        hosts=options["hosts"],
-        max_header_bytes=options["max_header_bytes"],
-    )
-
-
-def _new_websocket(
-    transport: Transport,
-    account: Account,
-    options: ServerHandshakeOptions,
-    handshake: ServerHandshake,
-    request: Request,
-    response: Response,
-) -> WebSocket:
-    return WebSocket(
-        transport,
-        account,
-        Side.SERVER,
-        options,
-        request=request,
-        response=response,
-        subprotocol=handshake.subprotocol,
-        extensions=handshake.extensions,
-        early_data=handshake.trailing_data,
-    )
-
-
 def deadline(options: ServerHandshakeOptions, now: float) -> float:
     """When an opening handshake that begins now must be over."""
     seconds = options["open_timeout"]
@@ -365,4 +412,5 @@ def deadline(options: ServerHandshakeOptions, now: float) -> float:
 
 
 def out_of_time(options: ServerHandshakeOptions) -> TimeoutError:
+    """For an opening handshake that took too long."""
     return TimeoutError(f"the opening handshake took over {options['open_timeout']:g} s")

@@ -1,10 +1,11 @@
 # cython: annotation_typing=False
 """The contract that all transports share.
 
-A transport has two lives. Until `start`, one task moves bytes with `receive` and `drain`: that is
-the opening handshake. From `start` on, bytes that arrive are handed to a receiver as they come,
-and `flush` gives the kernel what it takes, at once and without waiting; a task is only started
-where somebody must wait. No application task ever waits for the wire.
+A transport has two lives. Until `start`, one task moves bytes with `receive` and `drain`: that is a
+client's opening handshake. From `start` on, bytes that arrive are handed to a receiver as they
+come, and `flush` gives the kernel what it takes, at once and without waiting; a task is only
+started where somebody must wait. One receiver may follow another: what answers a client's opening
+handshake, and then the connection. No application task ever waits for the wire.
 """
 
 from __future__ import annotations
@@ -118,7 +119,17 @@ class Transport:
         raise NotImplementedError
 
     def start(self, tasks: TaskStarter, receiver: Receiver) -> None:
-        """Report to `receiver` from now on; children go to `tasks`."""
+        """Report to `receiver` from now on, and read; children go to `tasks`. What was reported to
+        another receiver before is not reported again."""
+        self._receiver = receiver
+        if self._tasks is None:
+            self._tasks = tasks
+            self._begin()
+        else:
+            self.resume_reading()
+
+    def _begin(self) -> None:
+        """Begin to read."""
         raise NotImplementedError
 
     def flush(self) -> None:

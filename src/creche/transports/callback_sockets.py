@@ -8,11 +8,11 @@ nobody calls back, as on Windows' proactor, a socket is served as on any other b
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from creche.engine.polling import Readiness, log_failure
-from creche.transports.base import Receiver, TaskStarter
 from creche.transports.sockets import SocketTransport
 from creche.transports.tls import TLSSocket
 
@@ -20,14 +20,19 @@ from creche.transports.tls import TLSSocket
 class CallbackSocketTransport(SocketTransport):
     """A connected stream socket, by callbacks where the TaskStarter has a Readiness."""
 
-    def __init__(self, sock: socket.socket | TLSSocket, peer: Any = None) -> None:
-        super().__init__(sock, peer)
+    def __init__(
+        self,
+        sock: socket.socket | TLSSocket,
+        peer: Any = None,
+        greeting: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(sock, peer, greeting)
         self._readiness: Readiness | None = None
         self._has_reader = False
         self._has_writer = False
 
-    def start(self, tasks: TaskStarter, receiver: Receiver) -> None:
-        self._attach(tasks, receiver)
+    def _begin(self) -> None:
+        tasks = self._attach()
         self._readiness = tasks.readiness
         if self._readiness is not None:
             try:

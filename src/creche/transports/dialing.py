@@ -143,58 +143,85 @@ async def dial_unix(path: str | os.PathLike[str]) -> socket.socket:
 
 
 async def open_transport(
-    sock: socket.socket,
-    context: ssl.SSLContext | None,
-    *,
-    server_side: bool = False,
-    server_hostname: str | None = None,
-    peer: Any = None,
+    sock: socket.socket, context: ssl.SSLContext | None, *, server_hostname: str | None = None
 ) -> SocketTransport:
-    """The transport of a connected socket, after a TLS handshake where there is a context.
+    """The transport of a client's connected socket, after a TLS handshake where there is a context.
 
     The socket is closed if that fails or is cancelled.
 
     Args:
         sock: the socket.
         context: how to speak TLS; None for a connection without it.
-        server_side: whether we are the server.
-        server_hostname: the name to ask for and to verify; None at a server.
-        peer: the address of the peer where it is known: accept() tells it, and it cannot be asked
-            for any more once the connection has been reset.
+        server_hostname: the name to ask for and to verify.
 
     Raises:
         OSError: the TLS handshake failed (ssl.SSLError, ssl.SSLCertVerificationError).
     """
     try:
         if context is None:
-            return CallbackSocketTransport(sock, peer)
-        tls = TLSSocket(sock, context, server_side=server_side, server_hostname=server_hostname)
-        await _shake_hands(tls, server_side)
-        return CallbackSocketTransport(tls, peer)
+            return CallbackSocketTransport(sock)
+        tls = TLSSocket(sock, context, server_hostname=server_hostname)
+        await retry(tls, _Greeting(tls, False))
+        return CallbackSocketTransport(tls)
     except BaseException:
         sock.close()
         raise
 
 
-async def _shake_hands(tls: TLSSocket, server_side: bool) -> None:
+def accept_transport(
+    sock: socket.socket, context: ssl.SSLContext | None, peer: Any, buffer: memoryview
+) -> SocketTransport:
+    """The transport of a socket that a server has accepted, with the TLS handshake before it where
+    there is a context. It may be made outside of any task.
+
+    The socket is closed if that fails.
+
+    Args:
+        sock: the socket.
+        context: how to speak TLS; None for a connection without it.
+        peer: the client's address, as accept() tells it; it cannot be asked for any more once the
+            connection has been reset.
+        buffer: what TLS receives in.
+
+    Raises:
+        OSError: the socket is of no use.
+    """
+    try:
+        if context is None:
+            return CallbackSocketTransport(sock, peer)
+        tls = TLSSocket(sock, context, server_side=True, buffer=buffer)
+        return CallbackSocketTransport(tls, peer, _Greeting(tls, True))
+    except BaseException:
+        sock.close()
+        raise
+
+
+class _Greeting:
     """The TLS handshake, with a look at what comes first: OpenSSL does not say what it was, and
-    would wait for five bytes of whoever sends less and then waits for us."""
-    judged = False
+    would wait for five bytes of whoever sends less and then waits for us. To be called until it
+    returns."""
 
-    def go_on() -> None:
-        nonlocal judged
-        if not judged:
-            try:
-                first = tls.plain.recv(JUDGED_BYTES, socket.MSG_PEEK)
-            except OSError:
-                first = b""  # which the handshake will meet, too
-            judged = first != b""
-            if judged and not _may_be_tls(first, server_side):
-                tls.plain.recv(READ_SIZE)  # unread, it would make closing the socket a reset
-                raise _not_tls(first, server_side)
-        tls.do_handshake()
+    __slots__ = ("_judged", "_server_side", "_tls")
 
-    await retry(tls, go_on)
+    def __init__(self, tls: TLSSocket, server_side: bool) -> None:
+        self._tls = tls
+        self._server_side = server_side
+        self._judged = False
+
+    def __call__(self) -> None:
+        if not self._judged:
+            self._judge(self._tls.plain)
+        self._tls.do_handshake()
+
+    def _judge(self, plain: socket.socket) -> None:
+        try:
+            first = plain.recv(JUDGED_BYTES, socket.MSG_PEEK)
+        except OSError:
+            first = b""  # which the handshake will meet, too
+        self._judged = first != b""
+        if self._judged and not _may_be_tls(first, self._server_side):
+            plain.recv(READ_SIZE)  # unread, it would make closing the socket a reset
+            raise _not_tls(first, self._server_side)
 
 
 def _may_be_tls(first: bytes, server_side: bool) -> bool:

@@ -1,4 +1,4 @@
-"""Listening: bound sockets, and an accept loop that survives what happens to it."""
+"""Listening: bound sockets."""
 
 from __future__ import annotations
 
@@ -7,28 +7,17 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import anyio
-from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
+from anyio.abc import SocketAttribute
 
 from creche.transports.resolving import Address, resolve
 from creche.transports.sockets import named_error, shown_path
-from creche.transports.streams import underlying
 
-# Only these say that a listening socket is broken. Whatever else accept() reports passes, or is of
-# one connection: Linux passes on what the network has said of it, and a firewall may forbid it.
-_FATAL = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EFAULT})
-
-# The kernel is out of something, and will not have it back at once.
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC})
-PAUSE = 0.1
-# After another error: what goes on for ever may not keep the event loop busy, and who makes
-# connections fail may not keep others waiting.
-SHORT_PAUSE = 0.001
-_LOG_INTERVAL = 1.0
+# The kernel is out of something.
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC})
 
 _PORT_ATTEMPTS = 8
 
@@ -118,7 +107,7 @@ def _new_socket(family: int, address: Any) -> socket.socket:
     try:
         return socket.socket(family, socket.SOCK_STREAM)
     except OSError as exc:
-        if exc.errno not in _EXHAUSTED:
+        if exc.errno not in EXHAUSTED:
             # A kernel without IPv6, or one that does not let us use it, has many words for it.
             exc = OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
         raise named_error(exc, _cannot_listen(address)) from None
@@ -229,99 +218,6 @@ class UnixPath:
             pass
         except OSError as exc:
             logger.warning("cannot remove %s: %s", shown_path(self._path), exc.strerror)
-
-
-class RareWarning:
-    """Logs what happens often no more than once a second."""
-
-    def __init__(self, logger: logging.Logger) -> None:
-        self._logger = logger
-        self._logged_at = float("-inf")
-
-    def __call__(self, message: str, *args: object) -> None:
-        now = anyio.current_time()
-        if now >= self._logged_at + _LOG_INTERVAL:
-            self._logged_at = now
-            self._logger.warning(message, *args)
-
-
-async def accept_loop(
-    sock: socket.socket,
-    accepted: Callable[[socket.socket, Any], float | None],
-    logger: logging.Logger,
-) -> None:
-    """Accept connections until cancelled or closed, one in each turn of the event loop.
-
-    `accepted` takes each, with its peer's address, and must not wait; it may return the seconds
-    until the next is wanted.
-    Whatever does not break the listening socket is logged once a second and sat out.
-
-    Raises:
-        OSError: the socket itself is broken.
-    """
-    sock.setblocking(False)
-    warn = RareWarning(logger)
-    while sock.fileno() != -1:  # it may be closed in a pause, in which nothing waits for it
-        pause: float | None
-        try:
-            await anyio.wait_readable(sock)
-            client, address = sock.accept()
-        except (BlockingIOError, InterruptedError):
-            continue
-        except OSError as exc:
-            pause = _pause_after(exc, warn)
-            if pause is None:
-                raise
-        else:
-            pause = accepted(client, address)
-        if pause:
-            await anyio.sleep(pause)
-
-
-async def accept_streams(
-    listener: Listener[ByteStream],
-    accepted: Callable[[ByteStream], Coroutine[Any, Any, None]],
-    task_group: TaskGroup,
-    logger: logging.Logger,
-) -> None:
-    """Serve a listener of AnyIO; otherwise as accept_loop().
-
-    Raises:
-        OSError, BrokenResourceError, ClosedResourceError: it is broken.
-    """
-    warn = RareWarning(logger)
-    while True:
-        try:
-            return await listener.serve(accepted, task_group)
-        except Exception as exc:
-            error = _single(exc)
-            pause = _pause_after(error, warn)
-            if pause is None:
-                try:
-                    raise error from None
-                finally:
-                    del error  # a frame that keeps what it raises keeps itself
-        await anyio.sleep(pause)
-
-
-def _single(exc: Exception) -> Exception:
-    """What happened to one of the listeners that a listener may consist of, as the kernel said it:
-    on some backends AnyIO says it otherwise for some sockets."""
-    return _single(exc.exceptions[0]) if isinstance(exc, ExceptionGroup) else underlying(exc)
-
-
-def _pause_after(exc: Exception, warn: RareWarning) -> float | None:
-    """The seconds after which accepting is of use again; None where it will never be."""
-    if not isinstance(exc, OSError) or exc.errno is None or exc.errno in _FATAL:
-        return None
-    warn("cannot accept connections for now: %s", exc)
-    return PAUSE if exc.errno in _EXHAUSTED else SHORT_PAUSE
-
-
-def close_listening(sock: socket.socket) -> None:
-    """Close a listening socket, also under a task that waits for it."""
-    anyio.notify_closing(sock)
-    sock.close()
 
 
 def listening_address(sock: socket.socket) -> Any:

@@ -7,6 +7,7 @@ cdef class SocketTransport(Transport):
     cdef public object _sock
     cdef public bytearray _buffer
     cdef public bint _tls
+    cdef object _greeting
     cdef public bint _paused
     cdef object _resumed
     cdef bint _writing
@@ -16,6 +17,7 @@ cdef class SocketTransport(Transport):
 
     cpdef Py_ssize_t kept_below(self) except? -1
     cpdef bint _read_ready(self) except -1
+    cdef bint _is_greeted(self) except -1
     @cython.locals(
         turns=int, least=Py_ssize_t, most=Py_ssize_t, size=Py_ssize_t, limit=Py_ssize_t,
         receiver=Receiver

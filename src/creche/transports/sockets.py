@@ -30,7 +30,7 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSAttribute
 
 from creche.protocol.escaping import escape
-from creche.transports.base import READ_SIZE, Receiver, TaskStarter, Transport
+from creche.transports.base import READ_SIZE, TaskStarter, Transport
 from creche.transports.tls import TLSSocket
 
 if sys.platform == "win32":  # pragma: no cover - the tests run on Linux
@@ -94,12 +94,19 @@ class SocketTransport(Transport):
     """A connected stream socket.
 
     Args:
-        sock: the socket, plain or with TLS over it whose handshake is done. It is set to
-            non-blocking, without Nagle's algorithm, and belongs to the transport.
+        sock: the socket, plain or with TLS over it. It is set to non-blocking, without Nagle's
+            algorithm, and belongs to the transport.
         peer: the address of the peer, where it is known already.
+        greeting: what is left of the TLS handshake: it is called until it returns, and nothing
+            else is read before. It raises what TLSSocket.do_handshake() does.
     """
 
-    def __init__(self, sock: socket.socket | TLSSocket, peer: Any = None) -> None:
+    def __init__(
+        self,
+        sock: socket.socket | TLSSocket,
+        peer: Any = None,
+        greeting: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__()
         plain = sock.plain if isinstance(sock, TLSSocket) else sock
         plain.setblocking(False)
@@ -107,6 +114,7 @@ class SocketTransport(Transport):
         self._sock: Any = sock
         self._buffer = _NOTHING
         self._tls = isinstance(sock, TLSSocket)
+        self._greeting = greeting
         self._paused = False
         self._resumed: anyio.Event | None = None
         self._writing = False  # somebody waits until the socket is writable
@@ -142,14 +150,15 @@ class SocketTransport(Transport):
 
     # Reading
 
-    def start(self, tasks: TaskStarter, receiver: Receiver) -> None:
-        self._attach(tasks, receiver)
-        tasks.start_soon(self._read_all)
+    def _begin(self) -> None:
+        self._attach().start_soon(self._read_all)
 
-    def _attach(self, tasks: TaskStarter, receiver: Receiver) -> None:
-        self._tasks = tasks
-        self._receiver = receiver
+    def _attach(self) -> TaskStarter:
+        """What starts its children, whose buffer it reads into."""
+        tasks = self._tasks
+        assert tasks is not None
         self._buffer = tasks.read_buffer
+        return tasks
 
     async def _read_all(self) -> None:
         try:
@@ -185,18 +194,36 @@ class SocketTransport(Transport):
         if not self._tls:
             return self._read_some()
         try:
-            return self._read_some()
+            return self._is_greeted() and self._read_some()
         finally:
             self._sock.keep()
+
+    def _is_greeted(self) -> bool:
+        """Whether the TLS handshake is done; it goes on as far as it can."""
+        greeting = self._greeting
+        if greeting is None:
+            return True
+        try:
+            greeting()
+        except ssl.SSLWantWriteError:
+            self._wait_writable()
+            return False
+        except _WOULD_BLOCK:
+            return False
+        except OSError as exc:
+            self._reading_failed(exc)
+            return False
+        self._greeting = None
+        return True
 
     def _read_some(self) -> bool:
         turns = _READS_IN_A_ROW
         least, most = READ_SIZE, len(self._buffer)
-        receiver = self._receiver  # it must outlive the call: see Transport
         while turns:
             turns -= 1
             if self.closed or self._paused or self._read_over:
                 return False
+            receiver = self._receiver  # it must outlive the call: see Transport
             limit = min(max(receiver.payload_left(), least), most)
             try:
                 size = self._sock.recv_into(self._buffer, limit)

@@ -13,7 +13,7 @@ import anyio
 from anyio.abc import ByteStream
 from anyio.lowlevel import checkpoint
 
-from creche.transports.base import READ_SIZE, Receiver, TaskStarter, Transport
+from creche.transports.base import READ_SIZE, Transport
 
 # A stream that cannot be half closed is given so many seconds to close well.
 _CLOSE_SECONDS = 1.0
@@ -81,10 +81,9 @@ class StreamTransport(Transport):
         await self._send(data)
         self._taken(len(data))
 
-    def start(self, tasks: TaskStarter, receiver: Receiver) -> None:
-        self._tasks = tasks
-        self._receiver = receiver
-        tasks.start_soon(self._run)
+    def _begin(self) -> None:
+        assert self._tasks is not None
+        self._tasks.start_soon(self._run)
 
     async def _run(self) -> None:
         try:

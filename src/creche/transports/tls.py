@@ -44,7 +44,7 @@ _CAN_GATHER = hasattr(socket.socket, "sendmsg")
 _view: RunVar[memoryview] = RunVar("creche_tls_buffer")
 
 
-def _tls_buffer() -> memoryview:
+def tls_buffer() -> memoryview:
     """The buffer that this event loop receives encrypted bytes in."""
     try:
         return _view.get()
@@ -81,6 +81,7 @@ class TLSSocket:
         context: how to speak TLS.
         server_side: whether we are the server.
         server_hostname: the name to ask for and to verify; None at a server.
+        buffer: what to receive in; that of this event loop, which only a task can find.
 
     Attributes:
         plain: the socket below.
@@ -94,6 +95,7 @@ class TLSSocket:
         *,
         server_side: bool = False,
         server_hostname: str | None = None,
+        buffer: memoryview | None = None,
     ) -> None:
         sock.setblocking(False)
         self.plain = sock
@@ -102,7 +104,7 @@ class TLSSocket:
         self.ssl_object = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
         )
-        self._view = _tls_buffer()
+        self._view = tls_buffer() if buffer is None else buffer
         self._buffer: bytearray = self._view.obj  # type: ignore[assignment]
         # What was received and not decrypted: in the buffer from `start` to `end`, or kept.
         self._start = 0
