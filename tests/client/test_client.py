@@ -325,6 +325,39 @@ async def test_what_an_iterator_gives_is_sent() -> None:
         assert headers.get_all("X-A") == ["y", "z"]
 
 
+async def test_a_required_subprotocol_must_be_chosen() -> None:
+    async with creche.serving(echo, "127.0.0.1", subprotocols=["chat"]) as server:
+        options: dict[str, Any] = {"require_subprotocol": True}
+        async with creche.connect(server.url, subprotocols=["other", "chat"], **options) as ws:
+            assert ws.subprotocol == "chat"
+        with pytest.raises(creche.NegotiationError, match=r"offered: other, more$"):
+            await creche.connect(server.url, subprotocols=["other", "more"], **options)
+        async with creche.connect(server.url, subprotocols=["other"]) as ws:
+            assert ws.subprotocol is None
+
+
+async def test_one_that_is_not_offered_cannot_be_required() -> None:
+    for wrong in (None, ()):
+        for kind in (creche.connect, creche.reconnecting):
+            with pytest.raises(ValueError, match=r"^require_subprotocol: .* say which in subpro"):
+                kind("ws://localhost/", subprotocols=wrong, require_subprotocol=True)
+    with pytest.raises(TypeError, match="require_subprotocol"):
+        creche.connect("ws://localhost/", require_subprotocol="chat")  # type: ignore[arg-type]
+
+
+async def test_strangers_cannot_choose_what_they_are_not_offered() -> None:
+    async with creche.serving(echo, "127.0.0.1", subprotocols=["chat"]) as other:
+
+        def redirect(_request: creche.Request) -> creche.Response:
+            return creche.Response(302, {"Location": other.url})
+
+        async with creche.serving(echo, "127.0.0.1", process_request=redirect) as server:
+            with pytest.raises(creche.NegotiationError, match=r"offered: none$"):
+                await creche.connect(
+                    server.url, subprotocols=["chat"], require_subprotocol=True, redirects="any"
+                )
+
+
 async def test_a_dot_at_the_end_of_a_host_is_none_of_its_certificates(
     server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:

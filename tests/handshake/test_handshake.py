@@ -860,7 +860,7 @@ NOT_FOUND, NO = Response(404), Response(403, (), "no\n")
         (InvalidHeader, ("Name", "***", ": it is odd")),
         (InvalidHeader, ("Name", None, "")),
         (InvalidURI, ("ws://", "has no host")),
-        (InvalidStatus, (NOT_FOUND,)),
+        (InvalidStatus, (NOT_FOUND, "no such room")),
         (InvalidProxyStatus, (Response(407),)),
         (InvalidRedirect, (NOT_FOUND, "to nowhere")),
         (Rejection, (NO, "no")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import pickle
 from collections.abc import Callable, Iterator
@@ -298,3 +299,85 @@ def test_a_value_that_stands_in_the_name_of_a_header_is_not_shown() -> None:
     with pytest.raises(ValueError, match="header name 'Authorization' is not a token") as caught:
         client_options({"additional_headers": added})
     assert SECRET not in everything(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "said"),
+    [
+        (None, b"no such room\n", "no such room"),
+        ("text/plain; charset=utf-8", b"no\r\n  such\troom", "no such room"),
+        ("application/json", b'{"error": "expired"}', '{"error": "expired"}'),
+        ("application/problem+json;a=b", b"{}", "{}"),
+        ("text/html", b"<html>", ""),
+        ("application/octet-stream", b"x", ""),
+        ("text/plain", b"\xff\xfe", ""),
+        ("text/plain", b"", ""),
+        ("text/plain", b"x" * 1000, "x" * 200),
+    ],
+)
+def test_a_refusal_tells_what_the_server_says(
+    content_type: str | None, body: bytes, said: str
+) -> None:
+    fields = {} if content_type is None else {"Content-Type": content_type}
+    handshake = ClientHandshake(parse_uri("ws://host/path"))
+    error = handshake.invalid_status(Response(403, fields, body))
+    assert error.said == said
+    assert error.response.body == body
+    shown = f": {said!r}" if said else ""
+    text = "the server answered 403 Forbidden, not 101 Switching Protocols" + shown
+    assert str(error) in (text, text + "...")
+
+
+def test_what_a_server_says_stays_in_one_line_without_controls() -> None:
+    body = "a\n\x1b[2Jb\u202ec\x00d\x85e\u2028f"
+    handshake = ClientHandshake(parse_uri("ws://host/"))
+    text = str(handshake.invalid_status(Response(403, (), body)))
+    assert text.isprintable()
+    assert "2Jb" in text
+
+
+BASIC = base64.b64encode(f"user:{SECRET}".encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("uri", "name", "value"),
+    [
+        (f"ws://user:{SECRET}@host/", "X", ""),
+        (f"ws://host/?token={SECRET}", "X", ""),
+        (f"ws://host/?{SECRET}", "X", ""),
+        (f"ws://host/?a=b&token={SECRET}%20c", "X", ""),
+        ("ws://host/", "Authorization", f"Bearer {SECRET}"),
+        ("ws://host/", "Authorization", f"Basic {BASIC}"),
+        ("ws://host/", "Authorization", f'Digest a=b, response="{SECRET}"'),
+        ("ws://host/", "Cookie", f"theme=dark; session={SECRET}"),
+        ("ws://host/", "X-Api-Key", SECRET),
+        ("ws://host/", "X-Api-Key", f"{SECRET}; v=1"),
+    ],
+)
+@pytest.mark.parametrize(
+    "repeat",
+    [
+        lambda secret: f"you said {secret}",
+        lambda secret: f"{secret.upper()}: unknown",
+        lambda secret: "x" * 190 + " " + secret,
+        lambda secret: "".join(f"%{ord(c):02X}" for c in secret),
+        lambda secret: '{"said": "' + secret[:3] + "\\" + secret[3:] + '"}',
+    ],
+)
+def test_a_refusal_that_repeats_a_secret_is_not_shown(
+    uri: str, name: str, value: str, repeat: Callable[[str], str]
+) -> None:
+    handshake = ClientHandshake(parse_uri(uri), additional_headers={name: value})
+    error = handshake.invalid_status(Response(401, (), repeat(SECRET)))
+    assert error.said == ""
+    assert SECRET not in everything(error).lower()
+
+
+def test_a_refusal_that_repeats_what_is_public_is_shown() -> None:
+    handshake = ClientHandshake(
+        parse_uri("ws://name.example/path?v=1"),
+        origin="https://origin.example",
+        additional_headers={"Authorization": "Bearer abcdefg"},
+    )
+    said = "1: Bearer for /path at name.example from https://origin.example"
+    assert handshake.invalid_status(Response(401, (), said)).said == said

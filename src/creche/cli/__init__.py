@@ -69,7 +69,7 @@ def explain(exc: Exception) -> str:
         )
     if isinstance(exc, ssl.SSLError):
         return f"TLS failed: {exc.reason}. Does the server speak TLS at all? Without it, say ws://"
-    if isinstance(exc, creche.InvalidStatus):
+    if isinstance(exc, creche.InvalidStatus) and not exc.said:
         body = exc.response.body.decode("utf-8", "replace").strip().partition("\n")[0]
         return f"{exc}: {body[:200]}" if body else str(exc)
     if isinstance(exc, OSError):

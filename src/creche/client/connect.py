@@ -298,6 +298,7 @@ def _handshake(target: URI, options: ClientOptions) -> ClientHandshake:
         target,
         origin=options["origin"],
         subprotocols=options["subprotocols"],
+        require_subprotocol=options["require_subprotocol"],
         extensions=options["extensions"],
         additional_headers=options["additional_headers"],
         user_agent_header=options["user_agent_header"],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import anyio
 
 from creche.handshake.client import ClientHandshake
-from creche.handshake.exceptions import InvalidStatus
 from creche.handshake.http import Response
 from creche.transports.base import Transport
 from creche.transports.sockets import named_error
@@ -35,7 +34,7 @@ async def ask(transport: Transport, handshake: ClientHandshake) -> Response:
             return response
         if handshake.refusal is not None:
             await _read_refusal(transport, handshake)
-            raise InvalidStatus(handshake.refusal)
+            raise handshake.invalid_status(handshake.refusal)
 
 
 async def say(transport: Transport, request: bytes) -> None:

@@ -16,6 +16,7 @@ from creche.handshake.exceptions import (
     InvalidStatus,
     NegotiationError,
 )
+from creche.handshake.excerpts import excerpt
 from creche.handshake.extensions import ExtensionFactory, agree_on, format_offers
 from creche.handshake.headers import Headers, HeadersLike
 from creche.handshake.http import Request, Response
@@ -51,6 +52,7 @@ class ClientHandshake:
         uri: what to connect to.
         origin: the value of the Origin header; None for no such header.
         subprotocols: what to offer, the preferred first.
+        require_subprotocol: whether an answer without one of these is a failure.
         extensions: what to offer, the preferred first.
         additional_headers: further header fields.
         user_agent_header: the value of the User-Agent header; None for no such header.
@@ -66,12 +68,14 @@ class ClientHandshake:
         *,
         origin: str | None = None,
         subprotocols: Sequence[str] | None = None,
+        require_subprotocol: bool = False,
         extensions: Sequence[ExtensionFactory] | None = None,
         additional_headers: HeadersLike | None = None,
         user_agent_header: str | None = None,
         max_header_bytes: int = 2**14,
     ) -> None:
         self._subprotocols = check_subprotocols(subprotocols)
+        self._requires_subprotocol = require_subprotocol
         self._key = base64.b64encode(os.urandom(16)).decode()
         self._head = HeadReader(max_header_bytes, may_be_status_line, b"GET")
         self._secure = uri.secure
@@ -118,6 +122,10 @@ class ClientHandshake:
         """What the server sent after its answer."""
         return trailing_data(self._http)
 
+    def invalid_status(self, refusal: Response) -> InvalidStatus:
+        """What to raise for another answer than 101."""
+        return InvalidStatus(refusal, excerpt(self.request, refusal))
+
     def request_bytes(self) -> bytes:
         """The bytes of the request."""
         request = h11.Request(
@@ -157,7 +165,7 @@ class ClientHandshake:
             InvalidMessage: before the answer.
         """
         if self.refusal is not None:
-            raise InvalidStatus(self.refusal)
+            raise self.invalid_status(self.refusal)
         raise InvalidMessage(f"the server closed the connection before it answered{self.advice}")
 
     @property
@@ -171,7 +179,7 @@ class ClientHandshake:
                 event = next_event(self._http)
             except InvalidMessage as exc:
                 if self.refusal is not None:
-                    raise InvalidStatus(self.refusal) from None
+                    raise self.invalid_status(self.refusal) from None
                 raise InvalidMessage(f"the server's answer is not HTTP/1.1: {exc}") from None
             if isinstance(event, h11.InformationalResponse):
                 if event.status_code != 101:
@@ -211,3 +219,8 @@ class ClientHandshake:
             if subprotocol not in self._subprotocols:
                 raise NegotiationError("the server chose a subprotocol not asked for")
             self.subprotocol = subprotocol
+        elif self._requires_subprotocol:
+            offered = ", ".join(self._subprotocols) or "none"
+            raise NegotiationError(
+                f"the server chose no subprotocol; require_subprotocol is set, offered: {offered}"
+            )

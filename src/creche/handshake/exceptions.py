@@ -40,17 +40,19 @@ class InvalidStatus(HandshakeError):
 
     Attributes:
         response: the whole answer; its body is cut at 64 KiB.
+        said: the beginning of its body, if that is plain text or JSON and repeats nothing of the
+            request that may be a secret; otherwise empty.
     """
 
-    def __init__(self, response: Response) -> None:
-        super().__init__(response)
+    def __init__(self, response: Response, said: str = "") -> None:
+        super().__init__(response, said)
         self.response = response
+        self.said = said
 
     def _text(self) -> str:
-        return (
-            f"the server answered {self.response.status} {self.response.reason_phrase}, "
-            "not 101 Switching Protocols"
-        )
+        answer = f"{self.response.status} {self.response.reason_phrase}"
+        said = f": {quote(self.said)}" if self.said else ""
+        return f"the server answered {answer}, not 101 Switching Protocols{said}"
 
 
 class InvalidRedirect(InvalidStatus):

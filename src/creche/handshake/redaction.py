@@ -94,7 +94,12 @@ def shown_authority(text: str) -> str:
 
 def shown_value(name: str, value: str) -> str:
     """The value of a header field, if it is one of those that hold no secret."""
-    return value if name.lower() in _HARMLESS else HIDDEN
+    return value if is_harmless(name) else HIDDEN
+
+
+def is_harmless(name: str) -> bool:
+    """Whether a header field holds no secret."""
+    return name.lower() in _HARMLESS
 
 
 def shown_path(target: str) -> str:

@@ -233,6 +233,7 @@ _CHECKS: dict[str, _Check] = {
     "trace": _or_none(_function),
     "origin": _or_none(_origin),
     "subprotocols": _named_already(check_subprotocols),
+    "require_subprotocol": _instance(bool),
     "additional_headers": _or_none(_headers),
     "user_agent_header": _or_none(_header_value),
     "ssl": _or_none(_instance(ssl_module.SSLContext, bool)),

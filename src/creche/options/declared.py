@@ -98,6 +98,9 @@ class ClientHandshakeOptions(ConnectionOptions, total=False):
     """The Origin header; a server may ask for it. Default None."""
     subprotocols: Sequence[str] | None
     """The subprotocols to offer, the preferred first; None for none. Default none."""
+    require_subprotocol: bool
+    """Whether the opening handshake fails with NegotiationError where the server chooses none of
+    them (RFC 6455 4.1 lets it). Default False."""
     additional_headers: HeadersLike | None
     """Further header fields of the request; not those that the opening handshake sets itself, nor
     those that tell of a body, such as Content-Length. Default None."""

@@ -42,6 +42,7 @@ CLIENT_DEFAULTS: ClientOptions = {
     "logger": logging.getLogger("creche.client"),
     "origin": None,
     "subprotocols": (),
+    "require_subprotocol": False,
     "additional_headers": None,
     "user_agent_header": _USER_AGENT,
     "ssl": None,
@@ -99,9 +100,16 @@ def client_options(given: Mapping[str, Any]) -> ClientOptions:
 
     Raises:
         TypeError: an option of an unknown name or a wrong type.
-        ValueError: an option out of range.
+        ValueError: an option out of range, or a required subprotocol where none is offered.
     """
-    return cast(ClientOptions, _resolve(dict(CLIENT_DEFAULTS), given))
+    options = cast(ClientOptions, _resolve(dict(CLIENT_DEFAULTS), given))
+    _check_subprotocols(options)
+    return options
+
+
+def _check_subprotocols(options: ClientOptions) -> None:
+    if options["require_subprotocol"] and not options["subprotocols"]:
+        raise ValueError("require_subprotocol: there is none to require; say which in subprotocols")
 
 
 def reconnect_options(given: Mapping[str, Any]) -> ReconnectOptions:
@@ -112,6 +120,7 @@ def reconnect_options(given: Mapping[str, Any]) -> ReconnectOptions:
         ValueError: an option out of range, or a socket, which serves once only.
     """
     options = cast(ReconnectOptions, _resolve(dict(RECONNECT_DEFAULTS), given))
+    _check_subprotocols(options)
     if options["sock"] is not None:
         raise ValueError("sock: a connected socket serves for one connection only")
     headers = given.get("additional_headers")
