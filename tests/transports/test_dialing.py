@@ -193,7 +193,11 @@ async def test_a_dial_that_is_cancelled_as_it_succeeds_leaves_no_descriptor(
         outer.cancel()
         return sock
 
+    async def resolve(host: str, port: int) -> list[Any]:
+        return [(socket.AF_INET, (host, port))] * 2
+
     monkeypatch.setattr(dialing, "_connect", connect)
+    monkeypatch.setattr(dialing, "resolve", resolve)
     with anyio.CancelScope() as outer:
         await dial_tcp("127.0.0.1", port)
     assert outer.cancelled_caught
@@ -318,3 +322,19 @@ def test_errors_keep_their_class_and_number() -> None:
     assert named.errno == errno.ECONNREFUSED
     assert "cannot: refused" in str(named)
     assert str(named_error(OSError("path too long"), "cannot")) == "cannot: path too long"
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", (socket.AF_INET, ("127.0.0.1", 80))),
+        ("::1", (socket.AF_INET6, ("::1", 80, 0, 0))),
+        ("2001:db8::1", (socket.AF_INET6, ("2001:db8::1", 80, 0, 0))),
+    ],
+)
+async def test_an_ip_address_is_not_looked_up(
+    host: str, address: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anyio.getaddrinfo", None)
+    assert await resolve(host, 80) == [address]
+    assert await resolve(host, 80, passive=True) == [address]

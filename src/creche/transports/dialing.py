@@ -50,6 +50,12 @@ async def dial_tcp(
         OSError: the name cannot be resolved, or no address answers; it names the host.
     """
     addresses = interleave(await resolve(host, port))
+    what = f"cannot connect to {host} port {port}"
+    if len(addresses) == 1:
+        try:
+            return await _connect(*addresses[0], local_address)
+        except OSError as exc:
+            raise named_error(exc, what) from None
     winner: socket.socket | None = None
     errors: list[OSError] = []
 
@@ -58,7 +64,7 @@ async def dial_tcp(
         try:
             sock = await _connect(family, address, local_address)
         except OSError as exc:
-            errors.append(named_error(exc, f"cannot connect to {host} port {port}"))
+            errors.append(named_error(exc, what))
             failed.set()
             return
         if winner is None:

@@ -28,6 +28,10 @@ async def resolve(host: str | None, port: int, *, passive: bool = False) -> list
         if host and "%" in host:
             # An address already: uvloop would lose its interface in its resolver.
             return [(socket.AF_INET6, socket_address((host, port)))]
+        if host:
+            address = _numeric(host, port)
+            if address is not None:
+                return [address]
         flags = socket.AI_PASSIVE if passive else 0
         found = await anyio.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
         addresses: list[Address] = [
@@ -40,6 +44,17 @@ async def resolve(host: str | None, port: int, *, passive: bool = False) -> list
     if not addresses:  # of a Python without IPv6
         raise OSError(errno.EADDRNOTAVAIL, f"cannot resolve {host}: no address of it is of use")
     return addresses
+
+
+def _numeric(host: str, port: int) -> Address | None:
+    """An IP address, for which the resolver would start a thread; None for a name."""
+    for family, rest in ((socket.AF_INET, ()), (socket.AF_INET6, (0, 0))):
+        try:
+            socket.inet_pton(family, host)
+        except OSError:
+            continue
+        return family, (host, port, *rest)
+    return None
 
 
 def socket_address(address: Any) -> Any:
