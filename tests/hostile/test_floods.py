@@ -18,9 +18,11 @@ from anyio.abc import SocketAttribute
 from anyio.lowlevel import checkpoint
 
 import creche
-from creche.protocol.connection import DRAIN_BYTES, FRAMES_IN_A_ROW, Connection
+from creche.protocol.connection import Connection
+from creche.protocol.control_frames import DRAIN_BYTES
 from creche.protocol.extensions import Extension
 from creche.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, append_frame
+from creche.protocol.parsing import FRAMES_IN_A_ROW
 from creche.protocol.states import Side, State
 from creche.testing import memory_byte_pair, memory_pair
 from support import (

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from creche.protocol.closing import Close, make_close
-from creche.protocol.connection import DRAIN_BYTES, FRAMES_IN_A_ROW, Connection
+from creche.protocol.connection import Connection
+from creche.protocol.control_frames import DRAIN_BYTES
 from creche.protocol.exceptions import PayloadTooBig, ProtocolError
 from creche.protocol.frames import (
     BINARY,
@@ -21,6 +22,7 @@ from creche.protocol.frames import (
 )
 from creche.protocol.masking import apply_mask
 from creche.protocol.messages import encode_message, message_opcode
+from creche.protocol.parsing import FRAMES_IN_A_ROW
 from creche.protocol.states import TRANSITIONS, Event, Outcome, Side, State
 from support import assert_linear
 

@@ -13,11 +13,12 @@ import pytest
 from creche.handshake.deflate import PerMessageDeflate
 from creche.handshake.exceptions import NegotiationError
 from creche.handshake.extensions import agree_on, choose_from, format_offers
-from creche.protocol.connection import FRAMES_IN_A_ROW, Connection
+from creche.protocol.connection import Connection
 from creche.protocol.deflate import Deflate
 from creche.protocol.exceptions import PayloadTooBig, ProtocolError
 from creche.protocol.extensions import Extension
 from creche.protocol.frames import BINARY, CONTINUATION, PING, TEXT, append_frame
+from creche.protocol.parsing import FRAMES_IN_A_ROW
 from creche.protocol.states import Side
 from support import assert_linear
 

@@ -11,6 +11,7 @@ from importlib import import_module
 MODULES = (
     "closing",
     "connection",
+    "control_frames",
     "deflate",
     "escaping",
     "exceptions",
@@ -18,8 +19,10 @@ MODULES = (
     "frames",
     "masking",
     "messages",
+    "parsing",
     "pings",
     "prepared",
+    "sending",
     "states",
     "timers",
 )
