@@ -19,6 +19,7 @@ from creche.engine.engine import Engine
 from creche.engine.polling import Readiness
 from creche.engine.read_buffer import read_buffer
 from creche.transports import sockets
+from creche.transports.attributes import SocketAttributes
 from creche.transports.base import NOBODY, READ_SIZE, Receiver
 from creche.transports.callback_sockets import CallbackSocketTransport
 from creche.transports.sockets import SocketTransport, retry
@@ -401,7 +402,7 @@ async def test_the_addresses_are_known_after_the_end_too(pair: Any) -> None:
 
 def test_addresses_of_a_socket_without_a_peer_are_left_out() -> None:
     with socket.socket() as sock:
-        attributes = sockets.SocketAttributes(sock)
+        attributes = SocketAttributes(sock)
         assert SocketAttribute.remote_address not in attributes
         assert SocketAttribute.local_address in attributes
         assert len(attributes) == len(list(attributes)) == 4
