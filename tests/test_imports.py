@@ -1,4 +1,4 @@
-"""The house: who may import whom, and what does no I/O."""
+"""The house: who may import whom, what does no I/O, and how long a module may be."""
 
 from __future__ import annotations
 
@@ -62,6 +62,9 @@ ROOMS = {
     "_version": set[str](),
 }
 
+# A module with more lines is several.
+MAX_LINES = 450
+
 
 def module_name(path: Path) -> str:
     parts = ("creche", *path.relative_to(HOUSE).with_suffix("").parts)
@@ -123,6 +126,12 @@ def test_no_module_imports_itself_by_way_of_another() -> None:
         for name in free:
             del left[name]
     assert set(left) == set()
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_module_can_be_read_in_one_go(name: str) -> None:
+    lines = SOURCES[name].read_text().count("\n")
+    assert lines <= MAX_LINES
 
 
 @pytest.mark.parametrize("name", SANS_IO)
