@@ -415,7 +415,7 @@ def test_a_refusal_is_told_with_the_servers_words(run: Run, stdin: Input) -> Non
         assert status == 1
         assert err == (
             "creche: the server answered 503 Service Unavailable, not 101 Switching Protocols: "
-            "not today\n"
+            "'not today nor tomorrow'\n"
         )
         assert run("connect", uri(port) + "/silent")[2].endswith("not 101 Switching Protocols\n")
 

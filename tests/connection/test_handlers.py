@@ -46,6 +46,29 @@ async def test_start_waits_until_the_child_has_started() -> None:
             tg.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("own", [False, True])
+async def test_what_became_of_a_child_is_told_as_by_any_task_group(own: bool) -> None:
+    async def child(*, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        task_status.started()
+        await anyio.sleep_forever()
+
+    async with memory_pair() as (client, _):
+        group = client.create_task_group() if own else anyio.create_task_group()
+        async with group as tg:
+            handles = [
+                tg.start_soon(child),
+                tg.create_task(child()),
+                await tg.start(child, return_handle=True),
+            ]
+            await settle()
+            for handle in handles:
+                handle.cancel()
+                with pytest.raises(anyio.TaskCancelled):
+                    await handle
+                assert handle.status is anyio.TaskHandle.Status.CANCELLED
+        await client.send("still open")
+
+
 async def test_a_child_that_meets_the_end_before_it_has_started_tells_so() -> None:
     async with raw_server() as (ws, peer):
         await peer.send(CLOSE, NORMAL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -112,6 +112,14 @@ def holds(exc: BaseException, kind: type[BaseException]) -> bool:
     if isinstance(exc, BaseExceptionGroup):
         return any(holds(part, kind) for part in exc.exceptions)
     return isinstance(exc, kind)
+
+
+@pytest.fixture(autouse=True)
+def handled_interrupts() -> Iterator[None]:
+    """Ctrl-C is handled as in a program in the foreground, wherever the tests run."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def outcome(main: Callable[[], Any], backend: str, exc: BaseException) -> None:

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 import anyio
+from anyio import TaskHandle
 from anyio.abc import TaskGroup, TaskStatus
 from anyio.lowlevel import checkpoint_if_cancelled
 
@@ -25,11 +26,17 @@ T = TypeVar("T")
 class Branch:
     """One task of a group, or its body. Its parent is the branch that the group is in."""
 
-    __slots__ = ("parent", "scope")
+    __slots__ = ("handle", "parent", "scope")
 
     def __init__(self, parent: Branch | None) -> None:
         self.parent = parent
         self.scope = anyio.CancelScope()
+        self.handle: TaskHandle[Any] | None = None  # what others hold of a child
+
+    def was_cancelled_itself(self) -> bool:
+        """Whether somebody has cancelled this very child, and may ask what became of it."""
+        handle = self.handle
+        return handle is not None and handle.status is TaskHandle.Status.CANCELLING
 
 
 _branch: ContextVar[Branch | None] = ContextVar("creche_branch", default=None)
@@ -154,7 +161,9 @@ class ConnectionTaskGroup(TaskGroup):
         except RuntimeError:
             coro.close()
             raise
-        return self._group.create_task(self._run_child(branch, coro), name=name, context=context)
+        run = self._run_child(branch, coro)
+        branch.handle = self._group.create_task(run, name=name, context=context)
+        return branch.handle
 
     def _new_branch(self) -> Branch:
         """A child's branch; it is there before the child runs, so that no end is missed."""
@@ -172,24 +181,31 @@ class ConnectionTaskGroup(TaskGroup):
         return_handle: bool = False,
     ) -> Any:
         start: Callable[..., Awaitable[Any]] = self._group.start
-        return await start(
+        branches: list[Branch] = []
+        started = await start(
             self._start_child,
             func,
             args,
+            branches,
             name=name or callable_name(func),
             return_handle=return_handle,
         )
+        if return_handle:
+            branches[0].handle = started
+        return started
 
     async def _start_child(
         self,
         func: Callable[..., Coroutine[Any, Any, Any]],
         args: tuple[object, ...],
+        branches: list[Branch],
         *,
         task_status: TaskStatus[Any],
     ) -> Any:
         status = _StartedStatus(task_status)
         coro = func(*args, task_status=status)
-        return await self._run_child(self._new_branch(), coro, status)
+        branches.append(self._new_branch())
+        return await self._run_child(branches[0], coro, status)
 
     async def _run_child(
         self, branch: Branch, coro: Awaitable[T], status: _StartedStatus | None = None
@@ -208,11 +224,12 @@ class ConnectionTaskGroup(TaskGroup):
             finally:
                 del rest
         except anyio.get_cancelled_exc_class():
-            if not is_cancelled():
+            if branch.was_cancelled_itself() or not is_cancelled():
                 raise
             # The task ends here anyway; AnyIO would keep the frames of one that is cancelled in a
             # cycle.
         finally:
+            branch.handle = None
             self._branches.discard(branch)
         return None
 
