@@ -116,7 +116,7 @@ def receive(
     """What the socket's caller sees, and OpenSSL."""
     buffer = bytearray(5 + LARGEST + 2**17)
     shared = memoryview(buffer)
-    build.tls._tls_buffer = lambda: shared  # type: ignore[attr-defined]
+    build.tls.tls_buffer = lambda: shared  # type: ignore[attr-defined]
     kernel, openssl = Kernel(buffer), OpenSSL()
     sock: Any = build.tls.TLSSocket(kernel, openssl)
     log: list[object] = []
@@ -144,7 +144,7 @@ def receive(
 
 def send(build: Build, content: bytes, room: list[int]) -> tuple[list[object], bytes]:
     """What the caller sees who sends, and what gets to the kernel."""
-    build.tls._tls_buffer = lambda: memoryview(bytearray(1))  # type: ignore[attr-defined]
+    build.tls.tls_buffer = lambda: memoryview(bytearray(1))  # type: ignore[attr-defined]
     kernel, openssl = Kernel(bytearray()), OpenSSL()
     kernel.room = list(room)
     sock: Any = build.tls.TLSSocket(kernel, openssl)
