@@ -8,9 +8,12 @@ from contextlib import asynccontextmanager
 from contextvars import Context
 from typing import Any
 
+import anyio
 import pytest
+import trio
 
 import creche
+from creche.engine.current import current_engine
 from creche.engine.turns import Turns
 from creche.engine.waiting import AsyncioWaiter
 from creche.protocol.frames import BINARY, TEXT, append_frame
@@ -267,3 +270,75 @@ async def test_a_waiter_answers_as_a_future_does(anyio_backend_name: str) -> Non
     assert waiter.cancelled()
     with pytest.raises(asyncio.CancelledError):
         waiter.exception()
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_on_trio_no_interrupt_strikes_a_task_that_falls_asleep_or_is_woken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = current_engine()
+    protected: dict[str, bool] = {}
+
+    def watch(name: str) -> None:
+        real = getattr(trio.lowlevel, name)
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            if not trio.lowlevel.current_task().name.startswith("creche "):  # which all are
+                protected[name] = trio.lowlevel.currently_ki_protected()
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(trio.lowlevel, name, watched)
+
+    names = ("wait_task_rescheduled", "reschedule", "spawn_system_task")
+    for name in names:
+        watch(name)
+    assert not trio.lowlevel.currently_ki_protected()
+    waiter = engine.new_waiter()
+
+    async def sleep() -> None:
+        await waiter.wait()
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(sleep)
+        await settle()
+        assert waiter.wake()
+    engine.start_soon(settle)
+    assert protected == dict.fromkeys(names, True)
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_on_trio_a_task_that_an_interrupt_has_ended_is_not_woken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(_abort: object) -> None:
+        raise KeyboardInterrupt
+
+    waiter = current_engine().new_waiter()
+    with monkeypatch.context() as patch:
+        patch.setattr(trio.lowlevel, "wait_task_rescheduled", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            await waiter.wait()
+    assert not waiter.wake()
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_on_trio_a_task_that_is_cancelled_is_not_woken_as_well() -> None:
+    waiter = current_engine().new_waiter()
+
+    async def sleep() -> None:
+        await waiter.wait()
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(sleep)
+        await settle()
+        tg.cancel_scope.cancel()
+        assert not waiter.wake()  # before it has noticed
+
+
+async def test_a_pending_cancellation_is_seen_by_who_looks_at_the_task(waiting: Waiting) -> None:
+    [info] = [info for info in anyio.get_running_tasks() if info.id == id(waiting.task)]
+    assert not info.has_pending_cancellation()
+    waiting.task.cancel()
+    assert info.has_pending_cancellation()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting.task

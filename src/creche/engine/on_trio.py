@@ -5,16 +5,55 @@ from __future__ import annotations
 import select
 import signal
 import threading
+from collections.abc import Awaitable
 from contextvars import Context
 from typing import Any
 
 import trio
+from anyio import TaskHandle
+from anyio.abc import TaskGroup
 
 from creche.engine.deadlines import NEVER
 from creche.engine.engine import Engine, Function
 from creche.engine.polling import Callback, Poller, log_failure
 from creche.engine.turns import Turns
-from creche.engine.waiting import TrioWaiter, Waiter
+from creche.engine.waiting import Waiter
+
+
+class TrioWaiter(Waiter):
+    """One task that sleeps.
+
+    Whoever wakes it may be any task of the application's, where Ctrl-C strikes as it does anywhere:
+    half a task put to sleep, or half woken, would be the end of the whole program. So Trio is told
+    to let these be done first. That takes functions of Python, which compiled ones are not.
+    """
+
+    def __init__(self) -> None:
+        self._task: trio.lowlevel.Task | None = None
+
+    @trio.lowlevel.enable_ki_protection
+    async def wait(self) -> None:
+        task = self._task = trio.lowlevel.current_task()
+        try:
+            await trio.lowlevel.wait_task_rescheduled(self._abort)
+        finally:
+            if self._task is task:  # otherwise it was woken, and another may wait already
+                self._task = None
+
+    def turn(self) -> Awaitable[object]:
+        return trio.lowlevel.checkpoint()  # noqa: ASYNC105
+
+    def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    @trio.lowlevel.enable_ki_protection
+    def wake(self) -> bool:
+        task, self._task = self._task, None
+        if task is None:
+            return False
+        trio.lowlevel.reschedule(task)
+        return True
 
 
 class TrioEngine(Engine):
@@ -83,10 +122,17 @@ class TrioEngine(Engine):
         except BaseException:  # whatever it is, it would end the whole program
             log_failure(function)
 
+    @trio.lowlevel.enable_ki_protection
     def start_host(self, function: Function, context: Context, /, *args: Any) -> None:
         trio.lowlevel.spawn_system_task(
             function, *args, name=f"creche {function.__name__}", context=context
         )
+
+    @trio.lowlevel.enable_ki_protection
+    def start_in(
+        self, tasks: TaskGroup, context: Context, function: Function, /, *args: Any
+    ) -> TaskHandle[None]:
+        return super().start_in(tasks, context, function, *args)
 
     # Deadlines
 

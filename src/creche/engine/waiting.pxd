@@ -20,13 +20,3 @@ cdef class AsyncioWaiter(Waiter):
     cpdef turn(self)
     cpdef bint wake(self) except -1
     cpdef bint resume(self) except -1
-
-
-cdef class TrioWaiter(Waiter):
-    cdef object _trio
-    cdef object _cancelled
-    cdef object _task
-
-    cpdef wait(self)
-    cpdef turn(self)
-    cpdef bint wake(self) except -1

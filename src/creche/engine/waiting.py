@@ -94,7 +94,12 @@ class AsyncioWaiter(Waiter):
         self._begun = self._asyncio_future_blocking = True
         return self
 
-    # What the task asks of it
+    # What the task asks of it, and whoever looks at the task
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """AnyIO looks for a pending cancellation at futures only."""
+        return asyncio.Future
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         return self._loop
@@ -125,31 +130,3 @@ class AsyncioWaiter(Waiter):
     def result(self) -> None:
         if self._cancelled:
             raise asyncio.CancelledError(*([] if self._message is None else [self._message]))
-
-
-class TrioWaiter(Waiter):
-    def __init__(self) -> None:
-        import trio
-
-        self._trio = trio.lowlevel
-        self._cancelled = trio.lowlevel.Abort.SUCCEEDED
-        self._task: Any = None
-
-    def wait(self) -> Awaitable[object]:
-        self._task = self._trio.current_task()
-        return self._trio.wait_task_rescheduled(self._abort)
-
-    def turn(self) -> Awaitable[object]:
-        return self._trio.checkpoint()
-
-    def _abort(self, _raise_cancel: object) -> Any:
-        self._task = None
-        return self._cancelled
-
-    def wake(self) -> bool:
-        task = self._task
-        if task is None:
-            return False
-        self._task = None
-        self._trio.reschedule(task)
-        return True
