@@ -284,7 +284,8 @@ async def test_on_trio_no_interrupt_strikes_a_task_that_falls_asleep_or_is_woken
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             if not trio.lowlevel.current_task().name.startswith("creche "):  # which all are
-                protected[name] = trio.lowlevel.currently_ki_protected()
+                is_protected = trio.lowlevel.currently_ki_protected()
+                protected[name] = is_protected and protected.get(name, True)
             return real(*args, **kwargs)
 
         monkeypatch.setattr(trio.lowlevel, name, watched)
@@ -292,17 +293,24 @@ async def test_on_trio_no_interrupt_strikes_a_task_that_falls_asleep_or_is_woken
     names = ("wait_task_rescheduled", "reschedule", "spawn_system_task")
     for name in names:
         watch(name)
+    # What an event of Trio's calls.
+    monkeypatch.setattr("trio._core.wait_task_rescheduled", trio.lowlevel.wait_task_rescheduled)
     assert not trio.lowlevel.currently_ki_protected()
-    waiter = engine.new_waiter()
+    waiter, event = engine.new_waiter(), engine.new_event()
 
     async def sleep() -> None:
         await waiter.wait()
+        await event.wait()
 
     async with anyio.create_task_group() as tg:
         tg.start_soon(sleep)
         await settle()
         assert waiter.wake()
+        await settle()
+        assert not event.is_set()
+        event.set()
     engine.start_soon(settle)
+    assert event.is_set()
     assert protected == dict.fromkeys(names, True)
 
 

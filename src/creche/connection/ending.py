@@ -14,7 +14,7 @@ import anyio
 
 from creche.connection.handlers import Branch, ConnectionTaskGroup, current_branches
 from creche.engine.deadlines import NEVER
-from creche.engine.engine import Account
+from creche.engine.engine import Account, Event
 from creche.engine.polling import log_failure
 from creche.exceptions import (
     ConnectionAlreadyClosed,
@@ -53,7 +53,7 @@ class Ending(Receiver):
         self.closed_by_us = False
         self._ended_before = False  # whether it had ended badly when we closed it
         self.gone = False
-        self._gone_event: anyio.Event | None = None  # made when somebody waits for it
+        self._gone_event: Event | None = None  # made when somebody waits for it
         self._now = engine.now
         self._turns = engine.turns
         self._key = object()  # marks our own exceptions, without keeping us alive
@@ -178,7 +178,7 @@ class Ending(Receiver):
     async def wait_gone(self) -> None:
         """Return when the transport is closed; any number of tasks may wait."""
         if self._gone_event is None:
-            self._gone_event = anyio.Event()
+            self._gone_event = self.engine.new_event()
             if self.gone:
                 self._gone_event.set()
         await self._gone_event.wait()

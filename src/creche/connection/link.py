@@ -31,12 +31,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import anyio
-
 from creche.connection.ending import without
 from creche.connection.incoming import Incoming
 from creche.engine.buffers import COUNTED_FROM
-from creche.engine.engine import Account
+from creche.engine.engine import Account, Event
 from creche.exceptions import PeerHasClosed
 from creche.options.declared import ConnectionOptions
 from creche.protocol.connection import Connection
@@ -78,7 +76,7 @@ class Link(Incoming):
         )
         connection.timers.ping_sooner(account.engine.next_phase())
         super().__init__(transport, account, connection, options["write_limit"])
-        self._pingers: tuple[tuple[Ping, anyio.Event], ...] = ()
+        self._pingers: tuple[tuple[Ping, Event], ...] = ()
 
     def start(self, early_data: bytes) -> None:
         """Begin to read. `early_data` came together with the opening handshake."""
@@ -95,7 +93,7 @@ class Link(Incoming):
         ping = self.connection.send_ping(payload, self._now())
         self.commit()
         self._reschedule()
-        pinger = ping, pong = ping, anyio.Event()
+        pinger = ping, pong = ping, self.engine.new_event()
         self._pingers += (pinger,)
         try:
             await pong.wait()

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from time import perf_counter
 
-import anyio
 from anyio.lowlevel import checkpoint
 
 from creche.connection.ending import Ending, without
 from creche.engine.deadlines import NEVER
-from creche.engine.engine import Account
+from creche.engine.engine import Account, Event
 from creche.exceptions import PeerHasClosed
 from creche.protocol.connection import Connection
 from creche.protocol.messages import encode_message, message_opcode
@@ -53,7 +52,7 @@ class Outgoing(Ending):
         self._sending_parts = False  # whether a message is begun and not finished
         self._arrival = engine.new_waiter()  # for a message, or for one's turn in line
         self._senders: tuple[_Sender, ...] = ()
-        self._flushers: tuple[anyio.Event, ...] = ()
+        self._flushers: tuple[Event, ...] = ()
 
     # Committing messages
 
@@ -196,13 +195,13 @@ class Outgoing(Ending):
         if self.has_room() or (within and self._sending_parts and not self.is_slow()):
             return
         self.flush_now()
-        sender = _Sender(within)
+        sender = _Sender(within, self.engine.new_event())
         self._senders += (sender,)
         try:
             while self._next_sender() is not sender:
                 self._wake_sender()  # it may be another's turn by now, who sleeps
                 await sender.woken.wait()
-                sender.woken = anyio.Event()
+                sender.woken = self.engine.new_event()
                 if self._budget.spend() and self._budget.is_late():
                     await self._budget.wait_in_line(self._arrival)
                 self.check_sendable()
@@ -318,7 +317,7 @@ class Outgoing(Ending):
         self.flush_now()
         while self.transport.waiting():
             self.check_sendable()
-            written = anyio.Event()
+            written = self.engine.new_event()
             self._flushers += (written,)
             try:
                 await written.wait()
@@ -360,6 +359,6 @@ class _Sender:
 
     __slots__ = ("within", "woken")
 
-    def __init__(self, within: bool) -> None:
+    def __init__(self, within: bool, woken: Event) -> None:
         self.within = within
-        self.woken = anyio.Event()
+        self.woken = woken

@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, Protocol
 
+import anyio
 from anyio import TaskHandle
 from anyio.abc import TaskGroup
 
@@ -39,6 +40,19 @@ class Resident(Protocol):
 
     def loop_ends(self) -> None:
         """Say and do what can be done without waiting, and close: nothing runs after this."""
+
+
+class Event(Protocol):
+    """What tasks wait for, as an anyio.Event."""
+
+    def set(self) -> None:
+        """Let those that wait go on, and those that will not wait."""
+
+    def is_set(self) -> bool:
+        """Whether it has been set."""
+
+    async def wait(self) -> None:
+        """Wait until it is set."""
 
 
 class Engine:
@@ -77,6 +91,10 @@ class Engine:
     def new_waiter(self) -> Waiter:
         """Something for one task to wait for."""
         raise NotImplementedError
+
+    def new_event(self) -> Event:
+        """Something for any number of the application's tasks to wait for, once."""
+        return anyio.Event()
 
     def is_current(self) -> bool:
         """Whether the caller runs in this event loop, in its thread."""

@@ -14,7 +14,7 @@ from anyio import TaskHandle
 from anyio.abc import TaskGroup
 
 from creche.engine.deadlines import NEVER
-from creche.engine.engine import Engine, Function
+from creche.engine.engine import Engine, Event, Function
 from creche.engine.polling import Callback, Poller, log_failure
 from creche.engine.turns import Turns
 from creche.engine.waiting import Waiter
@@ -56,6 +56,23 @@ class TrioWaiter(Waiter):
         return True
 
 
+class TrioEvent:
+    """An event of Trio's that tolerates Ctrl-C as a TrioWaiter does."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    @trio.lowlevel.enable_ki_protection
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
 class TrioEngine(Engine):
     """By system tasks, which Trio protects from KeyboardInterrupt, and which may not raise.
 
@@ -79,6 +96,9 @@ class TrioEngine(Engine):
 
     def new_waiter(self) -> Waiter:
         return TrioWaiter()
+
+    def new_event(self) -> Event:
+        return TrioEvent()
 
     def is_current(self) -> bool:
         try:

@@ -22,8 +22,8 @@ class Host:
         self._engine = current_engine()
         self._context = copy_context()
         self._scope = anyio.CancelScope()
-        self._started = anyio.Event()
-        self._ended = anyio.Event()
+        self._started = self._engine.new_event()
+        self._ended = self._engine.new_event()
         self._server: Server | None = None
         self._error: BaseException | None = None
 

@@ -7,14 +7,13 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-import anyio
 from anyio import TaskHandle
 
 from creche.connection.answering import HOOKS
 from creche.connection.link import Link
 from creche.connection.tracing import call_trace
 from creche.connection.websocket import Handler, WebSocket
-from creche.engine.engine import Account
+from creche.engine.engine import Account, Event
 from creche.handshake.exceptions import Rejection
 from creche.options.declared import ServerOptions
 from creche.server.deciding import DecidingHandler
@@ -93,7 +92,7 @@ class Register:
         self.draining = False
         self.failed = 0
         # Set when guests have gone and so few are left that somebody may be content.
-        self._idle: anyio.Event | None = None
+        self._idle: Event | None = None
         self._most_spared = 0
         self._accepted = 0
         self._opened = 0
@@ -152,7 +151,7 @@ class Register:
         self._most_spared = max(self._most_spared, len(spared))
         while not self.guests <= spared:
             if self._idle is None or self._idle.is_set():
-                self._idle = anyio.Event()
+                self._idle = self.account.engine.new_event()
             await self._idle.wait()
 
     def tell(self, event: str, **info: Any) -> None:

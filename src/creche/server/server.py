@@ -69,7 +69,7 @@ class Server:
         self._context = copy_context()  # what handlers see
         self._options = options
         self._host = host
-        self._stopped = anyio.Event()
+        self._stopped = account.engine.new_event()
         self._failure: OSError | None = None
         self._accepting = anyio.CancelScope()  # from listeners
         self._acceptors = [

@@ -28,8 +28,8 @@ class SingleClient(Answerer):
     ) -> None:
         self._transport = StreamTransport(stream)
         self._answering = Answering(self._transport, account, options, self)
-        self._news = anyio.Event()
-        self._closed = anyio.Event()
+        self._news = account.engine.new_event()
+        self._closed = account.engine.new_event()
         self._request: Request | None = None
         self._error: Exception | None = None
 

@@ -305,7 +305,7 @@ class StreamVisitor(Visitor):
     def __init__(self, register: Register) -> None:
         super().__init__(register)
         self._what: WebSocket | Request | None = None
-        self._event = anyio.Event()
+        self._event = register.account.engine.new_event()
 
     async def stay(self, stream: ByteStream) -> None:
         """Be its task."""

@@ -12,6 +12,8 @@ from typing import Any
 import anyio
 from anyio.streams.tls import TLSStream
 
+from creche.engine.current import current_engine
+from creche.engine.engine import Event
 from creche.handshake.start_lines import (
     JUDGED_BYTES,
     may_be_request_line,
@@ -56,10 +58,11 @@ async def dial_tcp(
             return await _connect(*addresses[0], local_address)
         except OSError as exc:
             raise named_error(exc, what) from None
+    engine = current_engine()
     winner: socket.socket | None = None
     errors: list[OSError] = []
 
-    async def attempt(family: int, address: Any, failed: anyio.Event) -> None:
+    async def attempt(family: int, address: Any, failed: Event) -> None:
         nonlocal winner
         try:
             sock = await _connect(family, address, local_address)
@@ -76,7 +79,7 @@ async def dial_tcp(
     try:
         async with anyio.create_task_group() as tg:
             for family, address in addresses:
-                failed = anyio.Event()
+                failed = engine.new_event()
                 tg.start_soon(attempt, family, address, failed)
                 with anyio.move_on_after(attempt_delay):
                     await failed.wait()
