@@ -14,7 +14,7 @@ import pytest
 from _pytest.outcomes import Failed
 
 import creche
-from support import BACKENDS, echo, until
+from support import BACKENDS, echo, settle, until
 
 pytestmark = pytest.mark.anyio
 
@@ -222,6 +222,25 @@ def test_what_ends_a_program_comes_out_of_serving_when_it_is_left(
             await server.wait_stopped()
 
     outcome(main, backend_name, exc)
+
+
+@pytest.mark.anyio
+async def test_who_is_struck_by_a_signal_as_it_leaves_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """KeyboardInterrupt, say, in the last lines of a client's task: here they are left out."""
+    monkeypatch.setattr("creche.server.register._CHECK_SECONDS", 0.01)
+    async with creche.serving(echo, "127.0.0.1") as server:
+        async with creche.connect(server.url) as ws:
+            await ws.send("x")
+            await ws.receive()
+            with monkeypatch.context() as patch:
+                patch.setattr("creche.server.visitor.Visitor.__exit__", lambda *_: True)
+                await ws.aclose()
+                await until(lambda: not server.connections)
+                await settle()
+        with anyio.fail_after(20):
+            await server.shutdown(grace=60)
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Protocol
 
+import anyio
 from anyio import TaskHandle
 
 from creche.connection.answering import HOOKS
@@ -22,12 +23,18 @@ from creche.server.stats import ServerStats
 from creche.transports.accepting import RareWarning
 from creche.transports.tls import tls_buffer
 
+# Whoever waits for guests checks so often, in seconds, that they are still there.
+_CHECK_SECONDS = 1.0
+
 
 class Guest(Protocol):
     """A client, from its first byte to its last."""
 
     def cancel(self) -> None:
         """End its time here."""
+
+    def check(self) -> None:
+        """Leave, if its task has ended without that: a signal may strike anywhere."""
 
 
 # Whose handlers the current task descends from: none of them is waited for in it.
@@ -152,7 +159,11 @@ class Register:
         while not self.guests <= spared:
             if self._idle is None or self._idle.is_set():
                 self._idle = self.account.engine.new_event()
-            await self._idle.wait()
+            with anyio.move_on_after(_CHECK_SECONDS):
+                await self._idle.wait()
+                continue
+            for guest in self.guests - spared:
+                guest.check()
 
     def tell(self, event: str, **info: Any) -> None:
         """Tell the trace callback."""

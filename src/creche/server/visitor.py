@@ -33,6 +33,8 @@ from creche.transports.base import Transport
 from creche.transports.dialing import accept_transport
 from creche.transports.streams import StreamTransport
 
+_LIVING = (TaskHandle.Status.PENDING, TaskHandle.Status.CANCELLING)
+
 # The part of max_lifetime that chance takes off.
 _LIFETIME_JITTER = 0.1
 
@@ -119,6 +121,11 @@ class Visitor(Answerer):
         if self._answering is not None:
             self._answering.close()
         self.leave()
+
+    def check(self) -> None:
+        task = self._task
+        if isinstance(task, TaskHandle) and task.status not in _LIVING:
+            self.leave()
 
     def timeout_due(self, now: float) -> float:
         """The time for its opening handshake is over; what it has said already is read before."""
