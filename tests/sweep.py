@@ -23,7 +23,7 @@ import ssl
 import tempfile
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSListener, TLSStream
 
 import creche
+from creche.connection.pending import PendingConnection
 from creche.engine.budget import current_budget
 from creche.protocol.connection import Connection
 from creche.protocol.frames import BINARY, TEXT
@@ -298,7 +299,7 @@ class World:
         self.peers.append(peer)
         await peer.run()
 
-    def connect(self) -> AbstractAsyncContextManager[creche.WebSocket]:
+    def connect(self) -> PendingConnection:
         """A WebSocket to the peer."""
         if self.transport == "memory":
             ours, theirs = memory_byte_pair(clogged_after=2**16)
@@ -490,6 +491,11 @@ async def aclose(ws: creche.WebSocket, peer: Peer, log: Log) -> None:
     await ws.aclose()
 
 
+async def wait_closed(ws: creche.WebSocket, peer: Peer, log: Log) -> None:
+    await ws.send_eof()
+    await ws.wait_closed()
+
+
 async def send_eof(ws: creche.WebSocket, peer: Peer, log: Log) -> None:
     await ws.send_eof()
 
@@ -542,6 +548,7 @@ METHODS: dict[str, Callable[[creche.WebSocket, Peer, Log], Coroutine[Any, Any, N
     "ping": ping,
     "flush": flush,
     "aclose": aclose,
+    "wait_closed": wait_closed,
     "send_eof": send_eof,
     "run": run,
     "create_task_group": create_task_group,
@@ -643,6 +650,15 @@ async def connecting(world: World, kind: str, log: Log) -> None:
             raise
 
 
+async def awaited(world: World, kind: str, log: Log) -> None:
+    """Connections that are awaited, and held by a stack."""
+    world.opening = kind
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(await world.connect())
+        await stack.enter_async_context(await world.connect())
+        await producer(first, log)
+
+
 async def error_in_connect(world: World, kind: str, log: Log) -> None:
     """A body that raises when it is cancelled."""
     async with world.connect() as ws:
@@ -741,6 +757,7 @@ async def deciding(world: World, kind: str, log: Log) -> None:
 
 LIVES: dict[str, Callable[[World, str, Log], Coroutine[Any, Any, None]]] = {
     "connect": connecting,
+    "connect, awaited": awaited,
     "connect, an error": error_in_connect,
     "serve": serve,
     "serving, an error": serving,
@@ -765,7 +782,7 @@ async def life_once(world: World, name: str, peer_kind: str, k: int, how: str) -
         check(outcome.struck or peer_kind != "quick", f"raised {outcome.error!r}")
         check(not user_part(outcome.error), f"raised {outcome.error!r}")
     await world.end_peers()
-    for peer in world.peers:
+    for peer in world.peers[:1]:
         if name.startswith("connect"):
             log = [message for message in log if message != "cancelled"]
             check_received(peer, log, peer_kind if not outcome.struck else "any")
@@ -816,6 +833,9 @@ class Scenario:
 SCENARIOS: dict[str, Scenario] = {
     **{name: Scenario(method_once) for name in METHODS},
     **{name: Scenario(life_once) for name in LIVES},
+    "connect, awaited": Scenario(
+        life_once, peers=("quick", "gone"), transports=("tcp", "tls", "unix")
+    ),
     "connect, an error": Scenario(life_once, peers=("quick",)),
     "serving, an error": Scenario(life_once, transports=("tcp",)),
     "deciding": Scenario(life_once, transports=("tcp", "tls", "unix")),
