@@ -204,6 +204,26 @@ async def test_a_dial_that_is_cancelled_as_it_succeeds_leaves_no_descriptor(
     assert count_descriptors() == before
 
 
+async def test_a_dial_of_several_addresses_that_is_cancelled_leaves_no_descriptor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = count_descriptors()
+
+    async def connect(*_: object) -> socket.socket:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def resolve(host: str, port: int) -> list[Any]:
+        return [(socket.AF_INET, (host, port))] * 2
+
+    monkeypatch.setattr(dialing, "_connect", connect)
+    monkeypatch.setattr(dialing, "resolve", resolve)
+    with anyio.move_on_after(0.01) as scope:
+        await dial_tcp("127.0.0.1", 1)
+    assert scope.cancelled_caught
+    assert count_descriptors() == before
+
+
 async def test_a_unix_socket_is_connected_to_or_named(unix_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=str(unix_path)):
         await dial_unix(unix_path)

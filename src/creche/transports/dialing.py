@@ -89,8 +89,7 @@ async def dial_tcp(
         raise
     if winner is None:
         error, *others = errors
-        if others:
-            error.__cause__ = ExceptionGroup("every address failed", others)
+        error.__cause__ = ExceptionGroup("every address failed", others)
         errors.clear()
         try:
             raise error
