@@ -5,7 +5,6 @@ from __future__ import annotations
 import select
 import signal
 import threading
-from collections.abc import Awaitable
 from contextvars import Context
 from typing import Any
 
@@ -17,47 +16,22 @@ from creche.engine.deadlines import NEVER
 from creche.engine.engine import Engine, Event, Function
 from creche.engine.polling import Callback, Poller, log_failure
 from creche.engine.turns import Turns
-from creche.engine.waiting import Waiter
+from creche.engine.waiting import TrioWaiter, Waiter
+from creche.protocol import COMPILED
 
 
-class TrioWaiter(Waiter):
-    """One task that sleeps.
+@trio.lowlevel.enable_ki_protection
+def _reschedule(task: trio.lowlevel.Task) -> None:
+    trio.lowlevel.reschedule(task)
 
-    Whoever wakes it may be any task of the application's, where Ctrl-C strikes as it does anywhere:
-    half a task put to sleep, or half woken, would be the end of the whole program. So Trio is told
-    to let these be done first. That takes functions of Python, which compiled ones are not.
-    """
 
-    def __init__(self) -> None:
-        self._task: trio.lowlevel.Task | None = None
-
-    @trio.lowlevel.enable_ki_protection
-    async def wait(self) -> None:
-        task = self._task = trio.lowlevel.current_task()
-        try:
-            await trio.lowlevel.wait_task_rescheduled(self._abort)
-        finally:
-            if self._task is task:  # otherwise it was woken, and another may wait already
-                self._task = None
-
-    def turn(self) -> Awaitable[object]:
-        return trio.lowlevel.checkpoint()  # noqa: ASYNC105
-
-    def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
-        self._task = None
-        return trio.lowlevel.Abort.SUCCEEDED
-
-    @trio.lowlevel.enable_ki_protection
-    def wake(self) -> bool:
-        task, self._task = self._task, None
-        if task is None:
-            return False
-        trio.lowlevel.reschedule(task)
-        return True
+if not COMPILED:  # compiled, it is uninterruptible but where it calls Python
+    for method in (TrioWaiter._sleep, TrioWaiter.wake):
+        trio.lowlevel.enable_ki_protection(method)
 
 
 class TrioEvent:
-    """An event of Trio's that tolerates Ctrl-C as a TrioWaiter does."""
+    """An event of Trio's that Ctrl-C leaves whole, as it does a TrioWaiter."""
 
     def __init__(self) -> None:
         self._event = trio.Event()
@@ -82,11 +56,11 @@ class TrioEngine(Engine):
 
     def __init__(self) -> None:
         super().__init__(
-            trio.lowlevel.current_clock().current_time, Turns(None, None, TrioWaiter())
+            trio.lowlevel.current_clock().current_time, Turns(None, None, TrioWaiter(_reschedule))
         )
         self._token = trio.lowlevel.current_trio_token()
         self._over = False
-        self._timer = TrioWaiter()
+        self._timer = TrioWaiter(_reschedule)
         self.readiness = self._poller = None
         self.start_soon(self._run_timers)
         self.start_soon(self.turns.run)
@@ -95,7 +69,7 @@ class TrioEngine(Engine):
             self.start_soon(self._poller.run)
 
     def new_waiter(self) -> Waiter:
-        return TrioWaiter()
+        return TrioWaiter(_reschedule)
 
     def new_event(self) -> Event:
         return TrioEvent()

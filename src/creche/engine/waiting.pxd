@@ -20,3 +20,14 @@ cdef class AsyncioWaiter(Waiter):
     cpdef turn(self)
     cpdef bint wake(self) except -1
     cpdef bint resume(self) except -1
+
+
+cdef class TrioWaiter(Waiter):
+    cdef object _trio
+    cdef object _aborted
+    cdef object _reschedule
+    cdef object _task
+
+    cpdef wait(self)
+    cpdef turn(self)
+    cpdef bint wake(self) except -1

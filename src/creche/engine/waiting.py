@@ -130,3 +130,49 @@ class AsyncioWaiter(Waiter):
     def result(self) -> None:
         if self._cancelled:
             raise asyncio.CancelledError(*([] if self._message is None else [self._message]))
+
+
+class TrioWaiter(Waiter):
+    """One task of Trio's that sleeps.
+
+    Whoever sleeps or wakes it may be any task of the application's, where Ctrl-C strikes between
+    two instructions of Python, those of Trio as well. A task that it has ended must not be woken
+    later, and none half: either would be the end of the whole program.
+
+    Args:
+        reschedule: trio.lowlevel.reschedule, protected from KeyboardInterrupt.
+    """
+
+    def __init__(self, reschedule: Callable[[Any], None]) -> None:
+        import trio
+
+        self._trio = trio.lowlevel
+        self._aborted = trio.lowlevel.Abort.SUCCEEDED
+        self._reschedule = reschedule
+        self._task: Any = None
+
+    def wait(self) -> Awaitable[object]:
+        return self._sleep()
+
+    async def _sleep(self) -> None:
+        task = self._task = self._trio.current_task()
+        try:
+            await self._trio.wait_task_rescheduled(self._abort)
+        finally:
+            if self._task is task:  # otherwise it was woken, and another may wait already
+                self._task = None
+
+    def turn(self) -> Awaitable[object]:
+        return self._trio.checkpoint()
+
+    def _abort(self, _raise_cancel: object) -> Any:
+        self._task = None
+        return self._aborted
+
+    def wake(self) -> bool:
+        task = self._task
+        if task is None:
+            return False
+        self._task = None
+        self._reschedule(task)
+        return True
