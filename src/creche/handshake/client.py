@@ -220,7 +220,6 @@ class ClientHandshake:
                 raise NegotiationError("the server chose a subprotocol not asked for")
             self.subprotocol = subprotocol
         elif self._requires_subprotocol:
-            offered = ", ".join(self._subprotocols) or "none"
-            raise NegotiationError(
-                f"the server chose no subprotocol; require_subprotocol is set, offered: {offered}"
-            )
+            # Which were offered is not told: there may be a token among them.
+            what = "none of those offered" if self._subprotocols else "none, and none was offered"
+            raise NegotiationError(f"the server chose {what}: require_subprotocol asks for one")
