@@ -359,7 +359,9 @@ BASIC = base64.b64encode(f"user:{SECRET}".encode()).decode()
     [
         lambda secret: f"you said {secret}",
         lambda secret: f"{secret.upper()}: unknown",
-        lambda secret: "x" * 190 + " " + secret,
+        lambda secret: "x" * 193 + " " + secret,
+        lambda secret: f"unknown token {secret[:6]}...",
+        lambda secret: f"unknown token ...{secret[-6:]}",
         lambda secret: "".join(f"%{ord(c):02X}" for c in secret),
         lambda secret: '{"said": "' + secret[:3] + "\\" + secret[3:] + '"}',
     ],
@@ -370,7 +372,7 @@ def test_a_refusal_that_repeats_a_secret_is_not_shown(
     handshake = ClientHandshake(parse_uri(uri), additional_headers={name: value})
     error = handshake.invalid_status(Response(401, (), repeat(SECRET)))
     assert error.said == ""
-    assert SECRET not in everything(error).lower()
+    assert SECRET[:6] not in everything(error).lower()
 
 
 def test_a_refusal_that_repeats_what_is_public_is_shown() -> None:

@@ -20,6 +20,9 @@ from creche.protocol.escaping import MAX_SHOWN
 # What is shorter is no secret, and stands in many a text by chance.
 _SHORTEST = 4
 
+# A server may repeat a part only: so many characters in a row are a part.
+_RUN = 6
+
 # What the one who asks knows anyway, and a refusal may well speak of.
 _PUBLIC = ("host", "origin")
 
@@ -38,11 +41,17 @@ def excerpt(request: Request, response: Response) -> str:
         text = response.body.decode()
     except UnicodeDecodeError:
         return ""
-    said = text.lower(), text.replace("\\", "").lower(), unquote_plus(text).lower()
+    shown = " ".join(text.split())[:MAX_SHOWN]
+    said = shown.lower(), shown.replace("\\", "").lower(), unquote_plus(shown).lower()
     for secret in _secrets(request):
-        if any(secret.lower() in each for each in said):
+        if any(_has_part(each, secret.lower()) for each in said):
             return ""
-    return " ".join(text.split())[:MAX_SHOWN]
+    return shown
+
+
+def _has_part(text: str, secret: str) -> bool:
+    starts = range(max(len(secret) - _RUN, 0) + 1)
+    return any(secret[start : start + _RUN] in text for start in starts)
 
 
 def _secrets(request: Request) -> Iterator[str]:
