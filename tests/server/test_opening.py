@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import ssl
@@ -423,6 +424,91 @@ async def test_a_deciding_handler_is_told_that_the_client_has_gone() -> None:
         await until(lambda: raised)
         await until(lambda: not server.stats.handshakes)
         assert server.stats.refused == 1
+
+
+@pytest.mark.parametrize("decide", ["accept", "reject"])
+async def test_who_decides_too_late_is_told_and_the_client_does_not_count(decide: str) -> None:
+    requests: list[Any] = []
+
+    @creche.deciding
+    async def handler(request: Any) -> None:
+        requests.append(request)
+        await anyio.sleep_forever()
+
+    options: dict[str, Any] = {"open_timeout": 0.05, "max_connections": 1}
+    async with creche.serving(handler, "127.0.0.1", **options) as server:
+        async with raw(server) as stream:
+            await stream.send(REQUEST)
+            await read_all(stream)
+        with pytest.raises(ConnectionAbortedError, match="has gone"):
+            await (requests[0].accept() if decide == "accept" else requests[0].reject(403))
+        assert (server._register.admitted, server.stats.handshakes) == (0, 0)
+
+
+async def test_a_refusal_is_lingered_for_as_long_as_the_client_reads_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(answering, "_LINGER_SECONDS", 0.3)
+    body = b"x" * 2_000_000
+
+    def refuse_at_length(_request: creche.Request) -> creche.Response:
+        return creche.Response(403, body=body)
+
+    async with creche.serving(echo, "127.0.0.1", process_request=refuse_at_length) as server:
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+            sock.connect(server.addresses[0])
+            sock.sendall(REQUEST)
+            sock.setblocking(False)
+            size = 0
+            while size < len(body):
+                await anyio.wait_readable(sock)
+                size += len(sock.recv(2**16))
+                await anyio.sleep(0.02)
+                sock.send(b"?")  # which a closed socket would answer by a reset
+        await until(lambda: not server.stats.handshakes)
+
+
+@pytest.mark.parametrize("decides", [False, True])
+async def test_a_hook_may_stop_its_server(decides: bool) -> None:
+    async def stop(_request: Any) -> None:
+        await server.shutdown(grace=60)
+
+    options: dict[str, Any] = {} if decides else {"process_request": stop}
+    handler: Any = creche.deciding(stop) if decides else echo
+    with anyio.fail_after(20):
+        async with creche.serving(handler, "127.0.0.1", **options) as server:
+            async with raw(server) as stream:
+                await stream.send(REQUEST)
+                await server.wait_stopped()
+
+
+async def test_a_client_whose_task_was_cancelled_before_it_began_is_not_waited_for(
+    anyio_backend_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by the end of asyncio.run(), where sys.exit() was called in that turn."""
+    if anyio_backend_name != "asyncio":
+        pytest.skip("only asyncio has native cancellation")
+    monkeypatch.setattr("creche.server.register._CHECK_SECONDS", 0.01)
+    with anyio.fail_after(20):
+        async with creche.serving(echo, "127.0.0.1") as server:
+            start = server._register.start_task
+
+            def start_and_cancel(*args: Any) -> Any:
+                before = asyncio.all_tasks()
+                handle = start(*args)
+                [task] = asyncio.all_tasks() - before
+                task.cancel()
+                return handle
+
+            server._register.start_task = start_and_cancel
+            async with raw(server) as stream:
+                await stream.send(REQUEST)
+                await read_all(stream)
+                with pytest.raises(TimeoutError):
+                    with anyio.fail_after(0.05):
+                        await anyio.sleep_forever()
+    assert not server._register.guests
 
 
 # Streams

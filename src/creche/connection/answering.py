@@ -104,6 +104,7 @@ class Answering(Receiver):
         )
         self._stage = _Stage.READING
         self._left = _LINGER_BYTES
+        self._unsent = 0  # what the kernel had of a refusal when we looked last
         self._error: Exception | None = None
         self._timer: Timer | None = None
 
@@ -237,6 +238,7 @@ class Answering(Receiver):
         """Send the answer 101; the transport is the WebSocket's from now on."""
         handshake, transport = self._handshake, self._transport
         handshake.agreed(response)
+        self._check_there()
         self._answerer.admit()
         try:
             transport.outbox += self._bytes(response)
@@ -260,6 +262,11 @@ class Answering(Receiver):
         self._stage = _Stage.OVER
         return ws
 
+    def _check_there(self) -> None:
+        """Whoever decides may do so when the client was sent away long since."""
+        if self._transport.closed:
+            raise ConnectionAbortedError("the client has gone")
+
     # Refusing
 
     def refuse(self, response: Response) -> None:
@@ -268,11 +275,14 @@ class Answering(Receiver):
         Raises:
             OSError: the client has gone.
         """
+        self._check_there()
         self._refuse(response)
         if self._error is not None:
             raise self._error
 
     def _refuse(self, response: Response) -> None:
+        if self._transport.closed:
+            return
         self._stage = _Stage.REFUSING
         self._transport.pause_reading()
         self._transport.outbox += self._bytes(response)
@@ -285,10 +295,15 @@ class Answering(Receiver):
         engine = self._account.engine
         self._timer = engine.schedule(self, engine.now() + _LINGER_SECONDS)
         self._transport.send_eof()
+        self._unsent = self._transport.unsent() + 1
         self._transport.resume_reading()
 
-    def timeout_due(self, _now: float) -> float:
-        """The client was given time enough to read a refusal."""
+    def timeout_due(self, now: float) -> float:
+        """The client was given time to read a refusal; as long as it does, it gets more."""
+        unsent = self._transport.unsent()
+        if 0 < unsent < self._unsent:
+            self._unsent = unsent
+            return now + _LINGER_SECONDS
         self.close()
         return NEVER
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import random
 import socket
@@ -124,8 +125,13 @@ class Visitor(Answerer):
 
     def check(self) -> None:
         task = self._task
-        if isinstance(task, TaskHandle) and task.status not in _LIVING:
-            self.leave()
+        if not isinstance(task, TaskHandle):
+            return
+        if inspect.getcoroutinestate(task.coro) == inspect.CORO_CREATED:
+            task.coro.close()  # it was cancelled before it began, which AnyIO does not see
+        elif task.status in _LIVING:
+            return
+        self.leave()
 
     def timeout_due(self, now: float) -> float:
         """The time for its opening handshake is over; what it has said already is read before."""
@@ -238,13 +244,13 @@ class Visitor(Answerer):
         Every coroutine that waits takes a quarter of a KiB: most of it is in this one.
         """
         with self:
+            note_handler(self)  # hooks may shut the server down as well
             handler = self._register.handler
             if isinstance(handler, DecidingHandler):
                 assert isinstance(what, Request)
                 await self._let_decide(handler, what)
                 return
             ws = what if isinstance(what, WebSocket) else await self._decide(what)
-            note_handler(self)
             try:
                 async with ws:
                     await handler(ws)
@@ -354,7 +360,6 @@ class _Decider(Decider):
     async def run(self, handler: DecidingHandler, request: Request) -> None:
         """Let it decide, and serve the connection if there is one."""
         error: Exception | None = None
-        note_handler(self._visitor)
         try:
             await handler.function(PendingRequest(request, self))
         except BaseException as exc:
