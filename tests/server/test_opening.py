@@ -34,6 +34,10 @@ async def undecided(_request: creche.Request) -> None:
     await anyio.sleep_forever()
 
 
+async def pass_by(_request: creche.Request) -> None:
+    await anyio.lowlevel.checkpoint()
+
+
 def refuse(_request: creche.Request) -> creche.Response:
     return creche.Response(403, body="no")
 
@@ -128,6 +132,35 @@ async def test_what_lies_in_the_kernel_is_read_before_time_is_over() -> None:
             time.sleep(0.2)  # noqa: ASYNC251 - the event loop is blocked
             await until(lambda: server.connections)
             assert server.stats.refused == 0
+
+
+@pytest.mark.parametrize("hooks", [{}, {"process_request": pass_by}])
+async def test_also_where_hundreds_have_spoken_meanwhile(hooks: Hooks) -> None:
+    async with creche.serving(echo, "127.0.0.1", open_timeout=0.3, **hooks) as server:
+        socks = [socket.create_connection(server.addresses[0], timeout=20) for _ in range(200)]
+        while server.stats.accepted < len(socks):
+            await anyio.lowlevel.checkpoint()
+        for sock in socks:
+            sock.sendall(REQUEST)
+        time.sleep(0.4)  # noqa: ASYNC251 - the event loop is blocked
+        await until(lambda: server.stats.opened + server.stats.refused == len(socks))
+        assert server.stats.refused == 0
+        for sock in socks:
+            sock.close()
+
+
+async def test_one_that_is_refused_is_not_refused_again_when_it_is_dropped() -> None:
+    options: dict[str, Any] = {**STRANGE_ORIGIN, "max_handshakes": 1}
+    async with creche.serving(echo, "127.0.0.1", **options) as server:
+        async with raw(server) as first:
+            await first.send(REQUEST)
+            await until(lambda: server.stats.refused)
+            async with raw(server):
+                await until(lambda: server.stats.accepted == 2)
+                assert server.stats.refused == 1
+                async with raw(server):
+                    await until(lambda: server.stats.accepted == 3)
+                    assert server.stats.refused == 2
 
 
 async def test_as_it_is_for_a_client_that_connects() -> None:
@@ -323,6 +356,9 @@ async def test_one_that_has_not_begun_may_be_sent_away() -> None:
         visitor = Visitor(server._register)
         server._register.arrives(visitor)
         assert server.stats.handshakes == 1
+        assert visitor.timeout_due(0) > 0
+        visitor.check()
+        assert server.stats.handshakes == 1
         visitor.cancel()
         assert server.stats.handshakes == 0
 
@@ -426,7 +462,7 @@ async def test_a_deciding_handler_is_told_that_the_client_has_gone() -> None:
         assert server.stats.refused == 1
 
 
-@pytest.mark.parametrize("decide", ["accept", "reject"])
+@pytest.mark.parametrize("decide", ["accept", "reject", "accept what cannot be"])
 async def test_who_decides_too_late_is_told_and_the_client_does_not_count(decide: str) -> None:
     requests: list[Any] = []
 
@@ -438,10 +474,14 @@ async def test_who_decides_too_late_is_told_and_the_client_does_not_count(decide
     options: dict[str, Any] = {"open_timeout": 0.05, "max_connections": 1}
     async with creche.serving(handler, "127.0.0.1", **options) as server:
         async with raw(server) as stream:
-            await stream.send(REQUEST)
+            cannot_be = decide.endswith("cannot be")
+            await stream.send(
+                REQUEST.replace(b"Version: 13", b"Version: 12") if cannot_be else REQUEST
+            )
             await read_all(stream)
-        with pytest.raises(ConnectionAbortedError, match="has gone"):
-            await (requests[0].accept() if decide == "accept" else requests[0].reject(403))
+        expected = creche.HandshakeError if cannot_be else ConnectionAbortedError
+        with pytest.raises(expected, match="426" if cannot_be else "has gone"):
+            await (requests[0].reject(403) if decide == "reject" else requests[0].accept())
         assert (server._register.admitted, server.stats.handshakes) == (0, 0)
 
 

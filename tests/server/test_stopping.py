@@ -231,14 +231,14 @@ async def test_who_is_struck_by_a_signal_as_it_leaves_is_not_waited_for(
     """KeyboardInterrupt, say, in the last lines of a client's task: here they are left out."""
     monkeypatch.setattr("creche.server.register._CHECK_SECONDS", 0.01)
     async with creche.serving(echo, "127.0.0.1") as server:
-        async with creche.connect(server.url) as ws:
-            await ws.send("x")
-            await ws.receive()
-            with monkeypatch.context() as patch:
-                patch.setattr("creche.server.visitor.Visitor.__exit__", lambda *_: True)
-                await ws.aclose()
-                await until(lambda: not server.connections)
-                await settle()
+        with monkeypatch.context() as patch:
+            patch.setattr("creche.server.visitor.Visitor.__exit__", lambda *_: True)
+            async with creche.connect(server.url) as ws:
+                await ws.send("x")
+                await ws.receive()
+        await until(lambda: not server.connections)
+        await settle()
+        assert server._register.guests
         with anyio.fail_after(20):
             await server.shutdown(grace=60)
 

@@ -112,6 +112,11 @@ class Answering(Receiver):
         """Begin to read."""
         self._transport.start(self._account.engine, self)
 
+    def look(self) -> None:
+        """Read what has arrived, if the client has not asked yet."""
+        if self._stage is _Stage.READING:
+            self._transport.read_now()
+
     def is_refusing(self) -> bool:
         """Whether the client has been refused, and the transport is not closed yet."""
         return self._stage in (_Stage.REFUSING, _Stage.LINGERING)

@@ -33,6 +33,9 @@ class Guest(Protocol):
     def cancel(self) -> None:
         """End its time here."""
 
+    def drop(self) -> bool:
+        """As `cancel`, where there are too many; returns whether it has not been refused before."""
+
     def check(self) -> None:
         """Leave, if its task has ended without that: a signal may strike anywhere."""
 
@@ -116,8 +119,7 @@ class Register:
         if limit is not None and len(self.opening) > limit:
             oldest = next(iter(self.opening))
             del self.opening[oldest]
-            oldest.cancel()
-            self._refusals += 1
+            self._refusals += oldest.drop()
             self.warn("more than max_handshakes=%d: the oldest are dropped", limit)
 
     def is_crowded(self) -> bool:

@@ -36,6 +36,10 @@ from creche.transports.streams import StreamTransport
 
 _LIVING = (TaskHandle.Status.PENDING, TaskHandle.Status.CANCELLING)
 
+# Hooks have so many seconds, or open_timeout if that is less, however late a request was read: the
+# event loop may have been blocked.
+_HOOK_SECONDS = 1.0
+
 # The part of max_lifetime that chance takes off.
 _LIFETIME_JITTER = 0.1
 
@@ -56,6 +60,7 @@ class Visitor(Answerer):
         "_client",
         "_dismissed",
         "_late",
+        "_least",
         "_lifetime",
         "_looked",
         "_register",
@@ -74,6 +79,7 @@ class Visitor(Answerer):
         self._dismissed = False
         self._late = False  # whether the time for its handshake is over
         self._looked = False
+        self._least = 0.0  # its deadline is not before this
         self._lifetime: Timer | None = None
         engine = register.account.engine
         self._timer = engine.schedule(self, deadline(register.options, engine.now()))
@@ -123,6 +129,12 @@ class Visitor(Answerer):
             self._answering.close()
         self.leave()
 
+    def drop(self) -> bool:
+        """As `cancel`, where there are too many; returns whether it has not been refused before."""
+        is_news, self._told = not self._told, True
+        self.cancel()
+        return is_news
+
     def check(self) -> None:
         task = self._task
         if not isinstance(task, TaskHandle):
@@ -135,6 +147,12 @@ class Visitor(Answerer):
 
     def timeout_due(self, now: float) -> float:
         """The time for its opening handshake is over; what it has said already is read before."""
+        if self._answering is not None:
+            self._answering.look()
+            if self._answering is None:
+                return NEVER  # it has asked, or is lost
+        if now < self._least:
+            return self._least
         if not self._looked:
             self._looked = True
             return now + LATE_SECONDS
@@ -171,6 +189,9 @@ class Visitor(Answerer):
     def asked(self, request: Request) -> None:
         assert self._answering is not None
         if self._register.asks_application:
+            seconds = self._register.options["open_timeout"]
+            if seconds is not None:
+                self._least = self._register.account.engine.now() + min(seconds, _HOOK_SECONDS)
             self._start(request)
             return
         ws = self._answering.accept_now(request)
