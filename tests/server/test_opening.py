@@ -19,6 +19,7 @@ from anyio.abc import ByteStream, SocketStream, TaskGroup
 import creche
 from creche.connection import answering
 from creche.engine.current import current_engine
+from creche.server import server as server_module
 from creche.server.visitor import Visitor
 from creche.testing import MemoryByteStream, memory_byte_pair
 from support import REQUEST, count_descriptors, count_tasks, echo, settle, until
@@ -436,6 +437,148 @@ async def test_a_deciding_handler_may_go_on_after_it_has_refused() -> None:
         await until(lambda: not server.stats.handshakes)
 
 
+async def test_a_deciding_handler_that_has_refused_has_its_own_time() -> None:
+    going_on, done = anyio.Event(), anyio.Event()
+
+    @creche.deciding
+    async def handler(request: Any) -> None:
+        await request.reject(403)
+        going_on.set()
+        await anyio.sleep(0.2)
+        done.set()
+
+    async with creche.serving(handler, "127.0.0.1", open_timeout=0.05) as server:
+        with pytest.raises(creche.InvalidStatus):
+            await creche.connect(server.url)
+        await going_on.wait()
+        await done.wait()
+        await until(lambda: not server.stats.handshakes)
+        assert server.stats.refused == 1
+
+
+@pytest.mark.parametrize("hook", ["process_request", "select_subprotocol", "process_response"])
+async def test_a_request_that_is_not_decided_in_time_is_answered_500(hook: str) -> None:
+    async def think(*_args: object) -> None:
+        await anyio.sleep_forever()
+
+    options: dict[str, Any] = {hook: think, "open_timeout": 0.05, "subprotocols": ["chat"]}
+    async with creche.serving(echo, "127.0.0.1", **options) as server:
+        with pytest.raises(creche.InvalidStatus, match=r"500 .*took too long to decide"):
+            await creche.connect(server.url)
+        await until(lambda: not server.stats.handshakes)
+        assert server.stats.refused == 1
+
+
+@pytest.mark.parametrize("by_hook", [False, True])
+async def test_a_refusal_that_is_read_steadily_may_take_longer_than_open_timeout(
+    by_hook: bool,
+) -> None:
+    body = b"x" * 8_000_000
+
+    async def refuse_at_length(_request: creche.Request) -> creche.Response:
+        return creche.Response(403, body=body)
+
+    @creche.deciding
+    async def handler(request: Any) -> None:
+        await request.reject(403, body=body)
+
+    options: dict[str, Any] = {"process_request": refuse_at_length} if by_hook else {}
+    async with creche.serving(
+        echo if by_hook else handler, "127.0.0.1", open_timeout=0.2, **options
+    ) as server:
+        async with raw(server) as stream:
+            await stream.send(REQUEST)
+            size = 0
+            with pytest.raises(anyio.EndOfStream):
+                while True:
+                    size += len(await stream.receive(200_000))
+                    await anyio.sleep(0.02)
+        assert size > len(body)
+        await until(lambda: not server.stats.handshakes)
+
+
+async def test_a_refusal_that_is_not_read_ends_with_open_timeout() -> None:
+    body = b"x" * 16_000_000
+
+    @creche.deciding
+    async def handler(request: Any) -> None:
+        await request.reject(403, body=body)
+
+    async with creche.serving(handler, "127.0.0.1", open_timeout=0.1) as server:
+        async with raw(server) as stream:
+            await stream.send(REQUEST)
+            await until(lambda: server.stats.refused)
+            await until(lambda: not server.stats.handshakes)
+            assert len(await read_all(stream)) < len(body)
+
+
+async def test_a_response_that_cannot_be_copied_is_a_500(caplog: pytest.LogCaptureFixture) -> None:
+    class Odd(creche.Response):
+        def __copy__(self) -> creche.Response:
+            raise LookupError("odd")
+
+    def refuse_oddly(_request: creche.Request) -> creche.Response:
+        return Odd(403)
+
+    async with creche.serving(echo, "127.0.0.1", process_request=refuse_oddly) as server:
+        with pytest.raises(creche.InvalidStatus, match="500"):
+            await creche.connect(server.url)
+        assert "odd" in caplog.text
+        assert "report" not in caplog.text
+
+
+@pytest.mark.parametrize("open_timeout", [None, 30])
+async def test_draining_does_not_wait_for_who_has_not_asked(
+    open_timeout: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_ASKING_SECONDS", 0.05)
+    trace: list[str] = []
+
+    def note(event: str, info: dict[str, Any]) -> None:
+        trace.append(f"{event} {info.get('exception', '')}")
+
+    async with creche.serving(echo, "127.0.0.1", open_timeout=open_timeout, trace=note) as server:
+        async with half_open(server, 3, b"GET / HT"):
+            await server.drain()
+            assert server.stats.refused == 3
+    assert sum("has not asked yet" in line for line in trace) == 3
+
+
+@pytest.mark.parametrize("hook", [False, True])
+@pytest.mark.parametrize("offered", [[], ["other"], ["other", "chat"]])
+async def test_a_server_may_require_a_subprotocol(offered: list[str], hook: bool) -> None:
+    def select(_request: creche.Request, names: list[str]) -> str | None:
+        return "chat" if "chat" in names else None
+
+    options: dict[str, Any] = {"select_subprotocol": select} if hook else {"subprotocols": ["chat"]}
+    async with creche.serving(echo, "127.0.0.1", require_subprotocol=True, **options) as server:
+        if "chat" in offered:
+            async with creche.connect(server.url, subprotocols=offered) as ws:
+                assert ws.subprotocol == "chat"
+        else:
+            why = "400 .*offer a subprotocol that is supported here"
+            with pytest.raises(creche.InvalidStatus, match=why if hook else f"{why}: chat"):
+                await creche.connect(server.url, subprotocols=offered)
+
+
+def test_a_server_without_subprotocols_cannot_require_one() -> None:
+    with pytest.raises(ValueError, match=r"^require_subprotocol: .* say which in subprotocols"):
+        creche.serving(echo, "127.0.0.1", require_subprotocol=True)
+
+
+async def test_a_shutdown_may_begin_in_a_trace_callback() -> None:
+    def begin(event: str, _info: dict[str, Any]) -> None:
+        if event == "connection.open.started":
+            servers[0].begin_shutdown()
+
+    servers: list[creche.Server] = []
+    async with creche.serving(echo, "127.0.0.1", trace=begin) as server:
+        servers.append(server)
+        async with raw(server) as stream:
+            assert not await read_all(stream)
+        await until(lambda: server.draining)
+
+
 async def test_a_deciding_handler_is_told_that_the_client_has_gone() -> None:
     asked, gone = anyio.Event(), anyio.Event()
     raised: list[Exception] = []
@@ -462,27 +605,41 @@ async def test_a_deciding_handler_is_told_that_the_client_has_gone() -> None:
         assert server.stats.refused == 1
 
 
+@pytest.mark.parametrize("gone", [False, True])
 @pytest.mark.parametrize("decide", ["accept", "reject", "accept what cannot be"])
-async def test_who_decides_too_late_is_told_and_the_client_does_not_count(decide: str) -> None:
+async def test_who_decides_too_late_is_told_and_the_client_does_not_count(
+    decide: str, gone: bool
+) -> None:
     requests: list[Any] = []
+    cannot_be = decide.endswith("cannot be")
 
     @creche.deciding
     async def handler(request: Any) -> None:
         requests.append(request)
         await anyio.sleep_forever()
 
+    async def decide_now() -> None:
+        expected = creche.HandshakeError if cannot_be else ConnectionAbortedError
+        why = "426" if cannot_be else "has gone" if gone else "was refused meanwhile"
+        with pytest.raises(expected, match=why):
+            await (requests[0].reject(403) if decide == "reject" else requests[0].accept())
+
     options: dict[str, Any] = {"open_timeout": 0.05, "max_connections": 1}
     async with creche.serving(handler, "127.0.0.1", **options) as server:
         async with raw(server) as stream:
-            cannot_be = decide.endswith("cannot be")
             await stream.send(
                 REQUEST.replace(b"Version: 13", b"Version: 12") if cannot_be else REQUEST
             )
-            await read_all(stream)
-        expected = creche.HandshakeError if cannot_be else ConnectionAbortedError
-        with pytest.raises(expected, match="426" if cannot_be else "has gone"):
-            await (requests[0].reject(403) if decide == "reject" else requests[0].accept())
-        assert (server._register.admitted, server.stats.handshakes) == (0, 0)
+            answer = await read_head(stream)
+            assert answer.startswith(b"HTTP/1.1 500 ")
+            if not gone:
+                await settle()
+                await decide_now()
+                assert b"HTTP/1.1" not in await read_all(stream)
+        await until(lambda: not server.stats.handshakes)
+        if gone:
+            await decide_now()
+        assert (server._register.admitted, server.stats.refused) == (0, 1)
 
 
 async def test_a_refusal_is_lingered_for_as_long_as_the_client_reads_it(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import enum
 import inspect
+import math
 import socket
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -98,13 +99,15 @@ class Answering(Receiver):
         self._handshake = ServerHandshake(
             origins=options["origins"],
             subprotocols=options["subprotocols"],
+            require_subprotocol=options["require_subprotocol"],
             extensions=options["extensions"],
             hosts=options["hosts"],
             max_header_bytes=options["max_header_bytes"],
         )
         self._stage = _Stage.READING
         self._left = _LINGER_BYTES
-        self._unsent = 0  # what the kernel had of a refusal when we looked last
+        self._untaken = math.inf  # what the client had not taken of a refusal when we looked last
+        self._patience = _LINGER_SECONDS  # until it must have taken more
         self._error: Exception | None = None
         self._timer: Timer | None = None
 
@@ -271,6 +274,8 @@ class Answering(Receiver):
         """Whoever decides may do so when the client was sent away long since."""
         if self._transport.closed:
             raise ConnectionAbortedError("the client has gone")
+        if self.is_refusing():
+            raise ConnectionAbortedError("the client was refused meanwhile")
 
     # Refusing
 
@@ -286,29 +291,38 @@ class Answering(Receiver):
             raise self._error
 
     def _refuse(self, response: Response) -> None:
-        if self._transport.closed:
+        if self._transport.closed or self.is_refusing():
             return
         self._stage = _Stage.REFUSING
         self._transport.pause_reading()
         self._transport.outbox += self._bytes(response)
         self._transport.flush()
         self.output_left()
+        seconds = self._options["open_timeout"]
+        if self._stage is _Stage.REFUSING and seconds is not None:
+            self._be_patient(seconds)
 
     def _written(self) -> None:
         """The layer below has all of a refusal."""
         self._stage = _Stage.LINGERING
-        engine = self._account.engine
-        self._timer = engine.schedule(self, engine.now() + _LINGER_SECONDS)
         self._transport.send_eof()
-        self._unsent = self._transport.unsent() + 1
+        self._untaken = self._transport.unsent() + 1
+        self._be_patient(_LINGER_SECONDS)
         self._transport.resume_reading()
+
+    def _be_patient(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._patience = seconds
+        engine = self._account.engine
+        self._timer = engine.schedule(self, engine.now() + seconds)
 
     def timeout_due(self, now: float) -> float:
         """The client was given time to read a refusal; as long as it does, it gets more."""
-        unsent = self._transport.unsent()
-        if 0 < unsent < self._unsent:
-            self._unsent = unsent
-            return now + _LINGER_SECONDS
+        untaken = self._transport.waiting() + self._transport.unsent()
+        if 0 < untaken < self._untaken:
+            self._untaken = untaken
+            return now + self._patience
         self.close()
         return NEVER
 
@@ -341,10 +355,10 @@ class Answering(Receiver):
                 )
             if name == "process_request" and isinstance(answer, Response) and answer.status == 101:
                 raise ValueError("process_request must return None to go on, not status 101")
+            if isinstance(answer, Response) and answer is not args[-1]:
+                return copy.copy(answer)
         except Exception:
             raise self._failed() from None
-        if isinstance(answer, Response) and answer is not args[-1]:
-            return copy.copy(answer)
         return answer
 
     def _failed(self) -> Rejection:

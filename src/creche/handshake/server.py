@@ -58,6 +58,7 @@ class ServerHandshake:
         origins: the origins that are allowed: "same-host", None for every one, or a sequence of
             str, patterns that must match whole, and None for requests without an Origin header.
         subprotocols: the supported ones, the preferred first.
+        require_subprotocol: whether a client for whom none is chosen is refused.
         extensions: the supported ones.
         hosts: the hosts that may be asked for: names, "*.name" for every one below it, "loopback",
             or None for every one.
@@ -71,6 +72,7 @@ class ServerHandshake:
         *,
         origins: Origins = "same-host",
         subprotocols: Sequence[str] | None = None,
+        require_subprotocol: bool = False,
         extensions: Sequence[ExtensionFactory] | None = None,
         hosts: Hosts = None,
         max_header_bytes: int = 2**14,
@@ -82,6 +84,7 @@ class ServerHandshake:
         self._factories = extensions or ()
         self._origins = origins
         self._subprotocols = subprotocols or ()
+        self._requires_subprotocol = require_subprotocol
         self._hosts = hosts
         self._needs_host = hosts is not None or origins == "same-host"
         self._with_body = False
@@ -204,7 +207,7 @@ class ServerHandshake:
             subprotocol: one that the client offers, or None; the first of ours by default.
 
         Raises:
-            Rejection: as `check`.
+            Rejection: as `check`, or for want of a subprotocol.
             ValueError: `subprotocol` was not offered.
         """
         if self._checked is not request:
@@ -213,6 +216,9 @@ class ServerHandshake:
             subprotocol = self.choose_subprotocol(request)
         elif subprotocol is not None and subprotocol not in offered_subprotocols(request):
             raise ValueError("the subprotocol that was chosen was not offered by the client")
+        if subprotocol is None and self._requires_subprotocol:
+            known = f": {', '.join(self._subprotocols)}" if self._subprotocols else ""
+            raise reject(400, f"offer a subprotocol that is supported here{known}")
         extensions = self._choose_extensions(request.headers)
         accept = accept_key(request.headers["Sec-WebSocket-Key"])
         response = Response(101, [*_UPGRADE, ("Sec-WebSocket-Accept", accept)])

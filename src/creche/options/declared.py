@@ -168,6 +168,8 @@ class ServerHandshakeOptions(ConnectionOptions, total=False):
     patterns and None (a request without Origin). Default "same-host"."""
     subprotocols: Sequence[str] | None
     """The supported subprotocols, the preferred first; None for none. Default none."""
+    require_subprotocol: bool
+    """Whether a client for which none of them is chosen is refused with 400. Default False."""
     select_subprotocol: SelectSubprotocol | None
     """Called with the request and the offered subprotocols, sync or async; returns one or None."""
     process_request: ProcessRequest | None

@@ -73,6 +73,7 @@ SERVER_DEFAULTS: ServerOptions = {
     "logger": logging.getLogger("creche.server"),
     "origins": "same-host",
     "subprotocols": (),
+    "require_subprotocol": False,
     "select_subprotocol": None,
     "process_request": None,
     "process_response": None,
@@ -107,7 +108,7 @@ def client_options(given: Mapping[str, Any]) -> ClientOptions:
     return options
 
 
-def _check_subprotocols(options: ClientOptions) -> None:
+def _check_subprotocols(options: ClientOptions | ServerOptions) -> None:
     if options["require_subprotocol"] and not options["subprotocols"]:
         raise ValueError("require_subprotocol: there is none to require; say which in subprotocols")
 
@@ -135,11 +136,14 @@ def server_options(given: Mapping[str, Any]) -> ServerOptions:
 
     Raises:
         TypeError: an option of an unknown name or a wrong type.
-        ValueError: an option out of range.
+        ValueError: an option out of range, or a required subprotocol where none is supported.
     """
     if isinstance(given.get("ssl"), bool):
         raise TypeError("ssl must be an SSLContext with the server's certificate, not a bool")
-    return cast(ServerOptions, _resolve(dict(SERVER_DEFAULTS), given))
+    options = cast(ServerOptions, _resolve(dict(SERVER_DEFAULTS), given))
+    if options["select_subprotocol"] is None:
+        _check_subprotocols(options)
+    return options
 
 
 def _resolve(options: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,9 @@ class Guest(Protocol):
     def cancel(self) -> None:
         """End its time here."""
 
+    def hasten(self, deadline: float) -> None:
+        """Leave by then, unless it asks for something before."""
+
     def drop(self) -> bool:
         """As `cancel`, where there are too many; returns whether it has not been refused before."""
 

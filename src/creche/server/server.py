@@ -28,6 +28,10 @@ from creche.transports.listening import listener_address, listening_address
 # them: then each has a time for its handshake before it is the oldest.
 _CROWDED_PAUSE = 0.002
 
+# Clients that have not asked for anything yet when the server begins to drain have so many seconds
+# to do so, which are enough to be told that it stops.
+_ASKING_SECONDS = 1.0
+
 # Close frames that are spread over a time are sent together where less is between them.
 _SHORTEST_PAUSE = 0.001
 
@@ -160,8 +164,7 @@ class Server:
 
         Arguments and exceptions are those of shutdown().
         """
-        orders = _checked(code, reason, grace, spread)
-        self._tasks.start_soon(self._shutdown, orders, frozenset(), name="creche shutdown")
+        self._start_task(self._shutdown, _checked(code, reason, grace, spread), frozenset())
 
     async def _shutdown(self, orders: _Orders, spared: frozenset[Guest]) -> None:
         close, grace, spread = orders
@@ -191,6 +194,9 @@ class Server:
         Until then shutdown() may end it. A handler in which it is called is not waited for.
         """
         self._stop_accepting()
+        deadline = self._account.engine.now() + _ASKING_SECONDS
+        for guest in list(self._register.opening):
+            guest.hasten(deadline)
         await self._register.wait_idle(current_handlers())
         self._stopped.set()
 

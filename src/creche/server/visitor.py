@@ -59,6 +59,7 @@ class Visitor(Answerer):
         "_answering",
         "_client",
         "_dismissed",
+        "_hastened",
         "_late",
         "_least",
         "_lifetime",
@@ -77,6 +78,7 @@ class Visitor(Answerer):
         self._admitted = False  # whether it counts among the connections
         self._told = False  # whether the server knows how its handshake has ended
         self._dismissed = False
+        self._hastened = False  # by a server that drains
         self._late = False  # whether the time for its handshake is over
         self._looked = False
         self._least = 0.0  # its deadline is not before this
@@ -124,10 +126,22 @@ class Visitor(Answerer):
             self._task.cancel()
             return
         if self._late:
-            self.failed(out_of_time(self._register.options))
+            self.failed(self._impatience())
         if self._answering is not None:
             self._answering.close()
         self.leave()
+
+    def _impatience(self) -> Exception:
+        """Why a client that has not asked was sent away."""
+        if self._hastened:
+            return ConnectionAbortedError("the server drains, and the client has not asked yet")
+        return out_of_time(self._register.options)
+
+    def hasten(self, deadline: float) -> None:
+        if self._task is None and not self._told and deadline < self._timer.deadline:
+            self._hastened = True
+            self._timer.cancel()
+            self._timer = self._register.account.engine.schedule(self, deadline)
 
     def drop(self) -> bool:
         """As `cancel`, where there are too many; returns whether it has not been refused before."""
@@ -151,13 +165,18 @@ class Visitor(Answerer):
             self._answering.look()
             if self._answering is None:
                 return NEVER  # it has asked, or is lost
+        if self._told:
+            return NEVER  # it has been refused, which takes what it takes
         if now < self._least:
             return self._least
         if not self._looked:
             self._looked = True
             return now + LATE_SECONDS
         self._late = True
-        self.cancel()
+        if self._task is None:
+            self.cancel()
+        else:
+            self._task.cancel()
         return NEVER
 
     def leave(self) -> None:
@@ -246,8 +265,10 @@ class Visitor(Answerer):
             self.failed(exc)
         elif is_cancellation and self._late:
             self.failed(out_of_time(self._register.options))
+            self._refuse_late()
         elif is_cancellation and not is_cancelled():
-            self._register.logger.error("handler was cancelled from outside of its scopes")
+            who = "handler" if self._answering is None else "what decides about a request"
+            self._register.logger.error("%s was cancelled from outside of its scopes", who)
         self._task = None
         answering = self._answering
         if answering is None or self._dismissed or not answering.is_refusing():
@@ -258,6 +279,14 @@ class Visitor(Answerer):
         # cycle, and on asyncio would cancel the server if nobody has cancelled this task: the
         # handler has awaited one that was cancelled elsewhere.
         return is_cancellation or isinstance(exc, Exception)
+
+    def _refuse_late(self) -> None:
+        """The application has not decided in time."""
+        if self._answering is not None and not self._dismissed:
+            try:
+                self._answering.refuse(reject(500, "the server took too long to decide").response)
+            except OSError:
+                pass  # the client has gone
 
     async def serve(self, what: WebSocket | Request) -> None:
         """Serve its connection; or its request, about which the application decides.
