@@ -127,7 +127,7 @@ class AsyncioEngine(Engine):
 
     def add_reader(self, descriptor: int, callback: Callback) -> None:
         if not self._loop.is_closed():
-            Context().run(self._loop.add_reader, descriptor, callback)
+            self._add(self._loop.add_reader, descriptor, callback)
 
     def remove_reader(self, descriptor: int) -> None:
         if not self._loop.is_closed():
@@ -135,11 +135,20 @@ class AsyncioEngine(Engine):
 
     def add_writer(self, descriptor: int, callback: Callback) -> None:
         if not self._loop.is_closed():
-            Context().run(self._loop.add_writer, descriptor, callback)
+            self._add(self._loop.add_writer, descriptor, callback)
 
     def remove_writer(self, descriptor: int) -> None:
         if not self._loop.is_closed():
             self._loop.remove_writer(descriptor)
+
+    def _add(self, add: Callable[..., object], descriptor: int, callback: Callback) -> None:
+        try:
+            Context().run(add, descriptor, callback)
+        except FileNotFoundError:
+            # Whoever was watched by this number has been closed by somebody else.
+            self._loop.remove_reader(descriptor)
+            self._loop.remove_writer(descriptor)
+            Context().run(add, descriptor, callback)
 
     def call_soon(self, callback: Callback) -> None:
         if not self._loop.is_closed():

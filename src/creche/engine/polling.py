@@ -9,6 +9,7 @@ when a socket in it is: so one task waits for it and calls back whoever is conce
 from __future__ import annotations
 
 import logging
+import os
 import select
 from collections.abc import Callable
 from time import perf_counter
@@ -54,7 +55,12 @@ class Share:
 
 
 class Readiness(Protocol):
-    """Calls back when a socket is ready: the part of asyncio's event loop that sockets need."""
+    """Calls back when a socket is ready: the part of asyncio's event loop that sockets need.
+
+    An application may get hold of a socket, and close or detach it: its number may be another's
+    then. So whoever removes a callback does so by the number that it was added for, and only if the
+    socket still has that, or if it was this callback that was called.
+    """
 
     def add_reader(self, descriptor: int, callback: Callback, /) -> object: ...
 
@@ -65,6 +71,23 @@ class Readiness(Protocol):
     def remove_writer(self, descriptor: int, /) -> object: ...
 
     def call_soon(self, callback: Callback, /) -> object: ...
+
+
+class HasDescriptor(Protocol):
+    """A socket, perhaps with TLS over it."""
+
+    def fileno(self) -> int: ...
+
+
+def is_still(sock: HasDescriptor, descriptor: int) -> bool:
+    """Whether this number is a socket's still, or nobody's: its callbacks may be removed."""
+    if sock.fileno() == descriptor:
+        return True
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return True
+    return False
 
 
 class Poller:
@@ -140,12 +163,14 @@ class Poller:
         before = self._events(descriptor)
         known = callbacks.get(descriptor)
         if callback is None:
-            del callbacks[descriptor]
+            callbacks.pop(descriptor, None)
         else:
             callbacks[descriptor] = callback
         try:
             self._tell(descriptor, before, self._events(descriptor))
         except OSError:
+            if callback is None:
+                return  # it was closed by somebody else
             # As where a user has as many sockets in epolls as may be. Nothing has changed.
             if known is None:
                 del callbacks[descriptor]
@@ -159,9 +184,13 @@ class Poller:
     def _tell(self, descriptor: int, before: int, events: int) -> None:
         if self._epoll.closed:
             return
-        if not before:
-            self._epoll.register(descriptor, events)
-        elif events:
-            self._epoll.modify(descriptor, events)
-        else:
+        if not events:
             self._epoll.unregister(descriptor)
+        elif before:
+            try:
+                self._epoll.modify(descriptor, events)
+            except FileNotFoundError:
+                # Whoever was watched by this number has been closed by somebody else.
+                self._epoll.register(descriptor, events)
+        else:
+            self._epoll.register(descriptor, events)

@@ -13,7 +13,7 @@ from anyio.abc import ByteStream, Listener, TaskGroup
 
 from creche.engine.deadlines import NEVER
 from creche.engine.engine import Engine
-from creche.engine.polling import Readiness
+from creche.engine.polling import Readiness, is_still
 from creche.transports.listening import EXHAUSTED
 from creche.transports.streams import underlying
 
@@ -78,6 +78,7 @@ class Acceptor:
         self._failed = failed
         self._warn = warn
         self._watched: Readiness | None = None  # what calls back
+        self._descriptor = -1
         self._by_task = False
         self._closed = False
 
@@ -86,7 +87,10 @@ class Acceptor:
         readiness = self._engine.readiness
         if readiness is not None:
             try:
-                readiness.add_reader(self._sock.fileno(), self._on_readable)
+                self._descriptor = self._sock.fileno()
+                if self._descriptor < 0:
+                    raise OSError(errno.EBADF, "somebody else has closed the socket")
+                readiness.add_reader(self._descriptor, self._on_readable)
             except NotImplementedError:
                 pass
             except OSError as exc:  # as where too many descriptors are watched by epoll
@@ -107,12 +111,14 @@ class Acceptor:
                 anyio.notify_closing(self._sock)
             self._sock.close()
 
-    def _unwatch(self) -> None:
+    def _unwatch(self, called: bool = False) -> None:
         readiness, self._watched = self._watched, None
-        if readiness is not None:
-            readiness.remove_reader(self._sock.fileno())
+        if readiness is not None and (called or is_still(self._sock, self._descriptor)):
+            readiness.remove_reader(self._descriptor)
 
     def _on_readable(self) -> None:
+        if self._sock.fileno() != self._descriptor:
+            self._unwatch(called=True)
         pause = self._accept()
         if pause:
             self._unwatch()

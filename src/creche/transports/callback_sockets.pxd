@@ -8,6 +8,8 @@ cdef class CallbackSocketTransport(SocketTransport):
     cdef object _readiness
     cdef bint _has_reader
     cdef bint _has_writer
+    cdef int _descriptor
+    cdef bint _left
 
     @cython.locals(receiver=Receiver)
     cpdef _on_readable(self)

@@ -7,12 +7,13 @@ nobody calls back, as on Windows' proactor, a socket is served as on any other b
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from creche.engine.polling import Readiness, log_failure
+from creche.engine.polling import Readiness, is_still, log_failure
 from creche.transports.sockets import SocketTransport
 from creche.transports.tls import TLSSocket
 
@@ -28,11 +29,14 @@ class CallbackSocketTransport(SocketTransport):
     ) -> None:
         super().__init__(sock, peer, greeting)
         self._readiness: Readiness | None = None
+        self._descriptor = -1
         self._has_reader = False
         self._has_writer = False
+        self._left = False  # whether callbacks stay of a socket that somebody else has closed
 
     def _begin(self) -> None:
         tasks = self._attach()
+        self._descriptor = self._sock.fileno()
         self._readiness = tasks.readiness
         if self._readiness is not None:
             try:
@@ -47,7 +51,8 @@ class CallbackSocketTransport(SocketTransport):
 
     def _add_reader(self, readiness: Readiness) -> None:
         try:
-            readiness.add_reader(self._sock.fileno(), self._on_readable)
+            self._check_there()
+            readiness.add_reader(self._descriptor, self._on_readable)
         except OSError as exc:  # as where a user has as many sockets in epolls as may be
             self._read_over = True
             readiness.call_soon(partial(self._reading_failed, exc))
@@ -57,7 +62,17 @@ class CallbackSocketTransport(SocketTransport):
     def _remove_reader(self) -> None:
         if self._has_reader and self._readiness is not None:
             self._has_reader = False
-            self._readiness.remove_reader(self._sock.fileno())
+            if self._may_remove():
+                self._readiness.remove_reader(self._descriptor)
+
+    def _may_remove(self) -> bool:
+        """Whether what was added is ours still."""
+        self._left = not is_still(self._sock, self._descriptor)
+        return not self._left
+
+    def _check_there(self) -> None:
+        if self._sock.fileno() != self._descriptor:
+            raise OSError(errno.EBADF, "somebody else has closed the socket")
 
     def _read_soon(self, readiness: Readiness) -> None:
         if self._tls:
@@ -70,6 +85,8 @@ class CallbackSocketTransport(SocketTransport):
             self._read_on()
         except Exception as exc:
             self._mistaken(exc)
+        if self._left and self._readiness is not None:
+            self._readiness.remove_reader(self._descriptor)
 
     def _on_pending(self) -> None:
         try:
@@ -120,7 +137,8 @@ class CallbackSocketTransport(SocketTransport):
             return
         if not self._has_writer:
             try:
-                self._readiness.add_writer(self._sock.fileno(), self._on_writable)
+                self._check_there()
+                self._readiness.add_writer(self._descriptor, self._on_writable)
             except OSError as exc:
                 self._write_error(exc)
                 return
@@ -136,11 +154,14 @@ class CallbackSocketTransport(SocketTransport):
             receiver.reading_done()
         except Exception as exc:
             self._mistaken(exc)
+        if self._left and self._readiness is not None:
+            self._readiness.remove_writer(self._descriptor)
 
     def _remove_writer(self) -> None:
         if self._has_writer and self._readiness is not None:
             self._has_writer = False
-            self._readiness.remove_writer(self._sock.fileno())
+            if self._may_remove():
+                self._readiness.remove_writer(self._descriptor)
 
     def _unregister(self) -> None:
         self._remove_reader()

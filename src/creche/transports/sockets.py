@@ -341,6 +341,8 @@ class SocketTransport(Transport):
         self._drop_output()
         receiver = self._receiver
         receiver.write_failed(exc)
+        if self._sock.fileno() < 0 and not self._read_over:
+            self._reading_failed(exc)  # somebody else has closed it
 
     def _wait_writable(self) -> None:
         """Call `_write_ready` when the socket is writable."""
@@ -412,7 +414,7 @@ class SocketTransport(Transport):
         size = array.array("i", [0])
         try:
             ioctl(self._sock.fileno(), TIOCOUTQ, size)  # Linux calls it SIOCOUTQ
-        except OSError:
+        except (OSError, ValueError):
             return 0
         return size[0]
 
