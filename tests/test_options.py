@@ -63,8 +63,8 @@ COUNTS = [
     *("max_connections_per_client", "max_buffered_bytes"),
 ]
 SECONDS = [
-    *("open_timeout", "close_timeout", "message_timeout", "ping_interval", "ping_timeout"),
-    *("stall_timeout", "max_lifetime"),
+    *("open_timeout", "close_timeout", "linger_timeout", "message_timeout", "stall_timeout"),
+    *("ping_interval", "ping_timeout", "max_lifetime"),
 ]
 
 
@@ -77,6 +77,7 @@ SECONDS = [
         ("open_timeout", "10", TypeError),
         ("open_timeout", True, TypeError),
         ("close_timeout", None, TypeError),
+        ("linger_timeout", None, TypeError),
         ("max_size", 0, ValueError),
         ("max_size", 1.5, TypeError),
         ("write_limit", None, TypeError),

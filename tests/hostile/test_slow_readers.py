@@ -18,7 +18,9 @@ import pytest
 
 import creche
 from creche.handshake.server import ServerHandshake
-from support import BACKENDS, REQUEST, make_tls
+from creche.protocol.states import Side
+from creche.testing import memory_byte_pair
+from support import BACKENDS, FAKE_TIME, REQUEST, RawPeer, make_tls, until
 
 # So much is sent, and read at such a rate: as long as ten times the close_timeout.
 SIZE = 3_000_000
@@ -173,3 +175,98 @@ def test_a_client_process_that_leaves_and_ends_has_sent_everything(
     assert bytes(byte ^ key[i % 4] for i, byte in enumerate(data[:1000])) == message()[:1000]
     assert len(data) == SIZE
     assert close[0] == 0x88
+
+
+# A client that is cancelled
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["tcp", "tls"])
+async def test_what_a_cancelled_client_has_committed_reaches_a_server_that_reads(
+    tls: tuple[ssl.SSLContext, ssl.SSLContext], kind: str
+) -> None:
+    left = anyio.Event()
+    received: list[bytes] = []
+    closed: list[int | None] = []
+
+    async def handler(ws: creche.WebSocket) -> None:
+        await left.wait()
+        received.extend([message async for message in ws])  # type: ignore[misc]
+        closed.append(ws.close_code)
+
+    server_options: Any = {"ssl": tls[0] if kind == "tls" else None, "max_size": None}
+    options: Any = {"ssl": tls[1] if kind == "tls" else None, "compression": None}
+    async with creche.serving(handler, "127.0.0.1", max_queue_bytes=1, **server_options) as server:
+        with anyio.CancelScope() as scope:
+            async with creche.connect(server.url, **options) as ws:
+                ws.send_nowait(message() * 5)
+                scope.cancel()
+                await anyio.sleep_forever()
+        assert ws.state == "closing"
+        left.set()
+        with anyio.fail_after(30):
+            await ws.wait_closed()
+        await until(lambda: closed)
+    assert received == [message() * 5]
+    assert closed == [1001]
+
+
+@pytest.mark.parametrize("backend", FAKE_TIME)
+def test_a_cancelled_client_lingers_no_longer_than_closing_may_take(backend: str) -> None:
+    async def main() -> None:
+        ours, theirs = memory_byte_pair()
+        peer = RawPeer(theirs, Side.SERVER)
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(peer.shake_hands)
+            with anyio.CancelScope() as scope:
+                async with creche.client_websocket(
+                    ours, "ws://localhost/", close_timeout=30, ping_interval=None
+                ) as ws:
+                    ours.clogged_after = 0
+                    ws.send_nowait("x" * 100_000)
+                    start = anyio.current_time()
+                    scope.cancel()
+                    await anyio.sleep_forever()
+            assert anyio.current_time() - start == pytest.approx(1, abs=0.01)
+            assert ws.state == "closing"
+            await ws.wait_closed()
+            assert anyio.current_time() - start == pytest.approx(30, abs=0.01)
+
+    anyio.run(main, backend=backend, backend_options=FAKE_TIME[backend]())
+
+
+LINGERING = """
+import sys
+import anyio, creche
+
+async def main(uri):
+    with anyio.move_on_after(0.1):
+        async with creche.connect(uri, compression=None) as ws:
+            ws.send_nowait(b"x" * 20_000_000)
+            await anyio.sleep_forever()
+    assert ws.state == "closing"
+
+anyio.run(main, sys.argv[1], **eval(sys.argv[2]))
+"""
+
+
+def test_the_end_of_the_loop_ends_a_connection_that_lingers(backend_name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(20)
+        port = listener.getsockname()[1]
+        command = [sys.executable, "-W", "default", "-c", LINGERING, f"ws://127.0.0.1:{port}"]
+        with subprocess.Popen(
+            [*command, repr(BACKENDS[backend_name])], stderr=subprocess.PIPE
+        ) as client:
+            sock, _ = listener.accept()
+            with sock:
+                sock.settimeout(20)
+                handshake = ServerHandshake()
+                while (request := handshake.receive_data(sock.recv(4096))) is None:
+                    pass
+                sock.sendall(handshake.respond(handshake.accept(request)))
+                assert client.stderr is not None
+                assert client.stderr.read() == b""
+                assert client.wait(20) == 0
+                while sock.recv(2**16):  # to the end, which is no reset
+                    pass

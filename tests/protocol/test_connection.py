@@ -521,6 +521,23 @@ def test_a_peer_that_takes_bytes_has_close_timeout_after_the_last_one() -> None:
     assert now == 34
 
 
+def test_a_peer_that_takes_bytes_has_linger_timeout_in_all() -> None:
+    connection = make(close_timeout=4, linger_timeout=30.5)
+    connection.send_close(Close(1000), 10)
+    delivered = 0
+    while connection.state is State.CLOSING:
+        now = connection.next_timeout
+        delivered += 1
+        assert not connection.handle_timeout(now, delivered, 1000)
+    assert now == 40.5
+    assert connection.loss == "linger timeout: the peer took over 30.5 s to take our bytes"
+    other = make(close_timeout=40, linger_timeout=3)
+    other.send_close(Close(1000), 10)
+    assert other.next_timeout == 13
+    other.handle_timeout(13, 100, 1000)
+    assert other.state is State.LOST
+
+
 def test_a_hurried_closing_handshake_is_not_put_off() -> None:
     connection = make(close_timeout=4)
     connection.send_close(Close(1000), 10)

@@ -10,9 +10,13 @@ def make_timers(
     ping_timeout: float | None = 20,
     stall_timeout: float | None = 40,
     close_timeout: float = 10,
+    linger_timeout: float = 120,
     message_timeout: float | None = 60,
 ) -> Timers:
-    return Timers(0, ping_interval, ping_timeout, stall_timeout, close_timeout, message_timeout)
+    return Timers(
+        *(0, ping_interval, ping_timeout, stall_timeout),
+        *(close_timeout, linger_timeout, message_timeout),
+    )
 
 
 def ping(timers: Timers, now: float, delivered: int = 0, in_flight: int = 0) -> None:

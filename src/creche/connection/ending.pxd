@@ -14,6 +14,8 @@ cdef class Ending(Receiver):
     cdef bint _ended_before
     cdef public bint gone
     cdef object _gone_event
+    cdef object _parted
+    cdef bint _lingers
     cdef object _now
     cdef Turns _turns
     cdef object _key
@@ -39,6 +41,9 @@ cdef class Ending(Receiver):
     cpdef _look_again(self)
     @cython.locals(transport=Transport)
     cdef double _judge(self, double now) except? -1
+    @cython.locals(connection=Connection)
+    cdef bint _may_linger(self, double now) except -1
+    cdef _part(self)
     @cython.locals(due=double)
     cdef _reschedule(self)
     @cython.locals(connection=Connection, transport=Transport)

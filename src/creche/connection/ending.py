@@ -54,6 +54,8 @@ class Ending(Receiver):
         self._ended_before = False  # whether it had ended badly when we closed it
         self.gone = False
         self._gone_event: Event | None = None  # made when somebody waits for it
+        self._parted: Event | None = None  # set when who leaves quickly need not wait any more
+        self._lingers = False  # whether the engine goes on with the connection of a block
         self._now = engine.now
         self._turns = engine.turns
         self._key = object()  # marks our own exceptions, without keeping us alive
@@ -141,7 +143,8 @@ class Ending(Receiver):
         """The scope of the connection ends, with `exc`: close and be gone.
 
         It takes as long as the peer takes bytes, and the closing handshake may take then; a second
-        at most where somebody cancels.
+        at most where somebody cancels. What a client has committed by then and the server has not
+        taken, the engine goes on with: within the same bounds, and until the event loop ends.
 
         Raises:
             RuntimeError: this is another event loop than the connection's.
@@ -161,7 +164,8 @@ class Ending(Receiver):
                     await self._leave_quickly()
                     raise
         finally:
-            self.abort("the scope of the connection has ended")  # whatever has happened
+            if not self._lingers:
+                self.abort("the scope of the connection has ended")  # whatever has happened
 
     async def _leave_quickly(self) -> None:
         """Give the closing handshake one second, whoever cancels."""
@@ -171,9 +175,20 @@ class Ending(Receiver):
         seconds = max(since + min(timers.close_timeout, _CANCELLED_CLOSE_TIMEOUT) - now, 0)
         timers.close_within(seconds, now)
         self._hurried = True
+        self._parted = self.engine.new_event()
+        if self.gone:
+            self._parted.set()
         self._reschedule()
         with anyio.CancelScope(shield=True):
+            await self._parted.wait()
+
+    async def _linger(self) -> None:
+        """Be there when the event loop ends: on asyncio only tasks are told."""
+        try:
             await self.wait_gone()
+        except BaseException:
+            self.loop_ends()
+            raise
 
     async def wait_gone(self) -> None:
         """Return when the transport is closed; any number of tasks may wait."""
@@ -272,6 +287,11 @@ class Ending(Receiver):
         transport = self.transport
         unsent = transport.unsent()
         in_flight = unsent + transport.waiting()
+        if in_flight and self._hurried and self._may_linger(now):
+            self._lingers, self._hurried = True, False
+            self.connection.timers.close_as_ever()
+            self.engine.start_soon(self._linger)
+            self._part()
         self._drops = in_flight > 0 and not self._hurried
         out_of_time = self.connection.handle_timeout(now, transport.bytes_sent - unsent, in_flight)
         if transport.waiting():
@@ -280,6 +300,17 @@ class Ending(Receiver):
             self._cancel_rest(set())
         self._update()
         return self.connection.next_timeout
+
+    def _may_linger(self, now: float) -> bool:
+        """Whether a client that was cancelled leaves now: a server's handlers are cancelled where
+        nothing is to be left of them."""
+        connection = self.connection
+        is_client = connection.masking and connection.failure is None
+        return is_client and now >= connection.timers.close_due
+
+    def _part(self) -> None:
+        if self._parted is not None:
+            self._parted.set()
 
     def _reschedule(self) -> None:
         due = self.connection.next_timeout
@@ -308,6 +339,7 @@ class Ending(Receiver):
             self._count()
             if self._gone_event is not None:
                 self._gone_event.set()
+            self._part()
         if self.gone and self.closed_by_us:
             connection.timers.end_taken()
             self._timer.cancel()

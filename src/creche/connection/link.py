@@ -71,6 +71,7 @@ class Link(Incoming):
             ping_timeout=options["ping_timeout"],
             stall_timeout=options["stall_timeout"],
             close_timeout=options["close_timeout"],
+            linger_timeout=options["linger_timeout"],
             message_timeout=options["message_timeout"],
             extensions=extensions,
         )

@@ -217,6 +217,7 @@ def _named_already(check: Callable[[Any], Any]) -> _Check:
 _CHECKS: dict[str, _Check] = {
     "open_timeout": _or_none(_seconds),
     "close_timeout": _seconds,
+    "linger_timeout": _seconds,
     "message_timeout": _or_none(_seconds),
     "ping_interval": _or_none(_seconds),
     "ping_timeout": _or_none(_seconds),

@@ -55,6 +55,8 @@ class ConnectionOptions(TypedDict, total=False):
     """Seconds that the opening handshake may take; None for ever. Default 10."""
     close_timeout: float
     """Seconds that the closing handshake may take without the peer taking bytes. Default 10."""
+    linger_timeout: float
+    """Seconds that it may take in all, however steadily the peer takes bytes. Default 120."""
     message_timeout: float | None
     """Seconds that a message may take to arrive, from its first byte to its last, not counting
     those in which reading pauses for the application; None for ever. Default 60."""

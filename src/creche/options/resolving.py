@@ -23,6 +23,7 @@ _USER_AGENT = f"creche/{__version__}"
 CONNECTION_DEFAULTS: ConnectionOptions = {
     "open_timeout": 10,
     "close_timeout": 10,
+    "linger_timeout": 120,
     "message_timeout": 60,
     "ping_interval": 20,
     "ping_timeout": 20,

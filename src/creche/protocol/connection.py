@@ -67,7 +67,8 @@ class Connection(Parsing):
         ping_interval: seconds of silence after which a ping is sent; None for no pings.
         ping_timeout: seconds in which a ping must be followed by a sign of life; None for ever.
         stall_timeout: seconds in which the peer must take some of what waits; None for ever.
-        close_timeout: seconds that closing may take.
+        close_timeout: seconds that closing may take without the peer taking bytes.
+        linger_timeout: seconds that it may take in all.
         message_timeout: seconds that a message may take from its first byte to its last, not
             counting those in which we do not read; None for ever.
         extensions: those that were agreed on, in the order of the header.
@@ -88,11 +89,13 @@ class Connection(Parsing):
         ping_timeout: float | None = 20,
         stall_timeout: float | None = 40,
         close_timeout: float = 10,
+        linger_timeout: float = 120,
         message_timeout: float | None = 60,
         extensions: Sequence[Extension] = (),
     ) -> None:
         timers = Timers(
-            now, ping_interval, ping_timeout, stall_timeout, close_timeout, message_timeout
+            *(now, ping_interval, ping_timeout, stall_timeout),
+            *(close_timeout, linger_timeout, message_timeout),
         )
         inbox = Inbox(max_size, max_fragments, max_queue, max_queue_bytes)
         super().__init__(side, outbox, tuple(extensions), timers, write_limit, inbox)

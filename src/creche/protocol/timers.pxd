@@ -9,6 +9,7 @@ cdef class Timers:
     cdef public double ping_timeout
     cdef public double stall_timeout
     cdef public double close_timeout
+    cdef public double linger_timeout
     cdef public double message_timeout
     cdef public double last_received
     cdef public double ping_due
@@ -19,8 +20,10 @@ cdef class Timers:
     cdef public double message_due
     cdef public double closing_since
     cdef double _close_end
+    cdef double _linger_end
     cdef Py_ssize_t _close_mark
     cdef bint _closing_hard
+    cdef bint _lingered
     cdef bint _paused
     cdef double _message_left
     cdef double _heard_before

@@ -42,12 +42,14 @@ class Timers:
         ping_timeout: float | None,
         stall_timeout: float | None,
         close_timeout: float,
+        linger_timeout: float,
         message_timeout: float | None,
     ) -> None:
         self.ping_interval = _NEVER if ping_interval is None else ping_interval
         self.ping_timeout = _NEVER if ping_timeout is None else ping_timeout
         self.stall_timeout = _NEVER if stall_timeout is None else stall_timeout
         self.close_timeout = close_timeout
+        self.linger_timeout = linger_timeout
         self.message_timeout = _NEVER if message_timeout is None else message_timeout
         self.last_received = now
         self.ping_due = now + self.ping_interval
@@ -58,10 +60,12 @@ class Timers:
         self.message_due = _NEVER
         self.closing_since = _NEVER  # when the closing handshake began
         # When it is given up: `close_due` is when it is looked at next. And what had been delivered
-        # when it was looked at last, -1 before; while that grows, the end is put off.
+        # when it was looked at last, -1 before; while that grows, the end is put off, not for ever.
         self._close_end = _NEVER
+        self._linger_end = _NEVER
         self._close_mark = -1
         self._closing_hard = False  # whether the end is not put off
+        self._lingered = False  # whether it was put off for too long
         self._paused = False
         self._message_left = _NEVER  # seconds for the unfinished message, while we are paused
         # When the ping was sent: when we had heard of the peer last, what had been delivered, and
@@ -177,11 +181,13 @@ class Timers:
 
     def expect_close(self, now: float) -> None:
         """The closing handshake must be over in `close_timeout`, or as long after the peer has
-        taken the last byte; an end that is fixed already stays."""
+        taken the last byte, and in `linger_timeout` in any case; an end that is fixed already
+        stays."""
         if self._close_end == _NEVER:
             self.closing_since = now
             self._close_end = now + self.close_timeout
-            self.close_due = now + self.close_timeout / STALL_CHECKS
+            self._linger_end = now + self.linger_timeout
+            self.close_due = min(now + self.close_timeout / STALL_CHECKS, self._linger_end)
 
     def close_within(self, seconds: float, now: float) -> None:
         """The connection must be over in so many seconds, whatever the peer takes; a sooner
@@ -189,6 +195,11 @@ class Timers:
         self.closing_since = min(self.closing_since, now)
         self._close_end = self.close_due = min(self._close_end, now + seconds)
         self._closing_hard = True
+
+    def close_as_ever(self) -> None:
+        """`close_within` is over: the closing handshake has the time that it has otherwise."""
+        self._closing_hard = False
+        self._close_end = self.closing_since + self.close_timeout
 
     def end_within(self, seconds: float, now: float) -> None:
         """The application has so many seconds to take what arrived before the end."""
@@ -224,6 +235,8 @@ class Timers:
             return f"message timeout: a message was not finished in {self.message_timeout:g} s"
         if verdict is Verdict.STALLED:
             return f"stall timeout: the peer took no byte for {self.stall_timeout:g} s"
+        if self._lingered:
+            return f"linger timeout: the peer took over {self.linger_timeout:g} s to take our bytes"
         return f"close timeout: no end to the closing handshake for {self.close_timeout:g} s"
 
     def _unclosed(self, now: float, delivered: int) -> bool:
@@ -234,9 +247,11 @@ class Timers:
                 # We have been held up. What has been delivered is noted, and looked at again.
                 self._close_end = now + self.close_timeout / STALL_CHECKS
             self._close_mark = delivered
-        if now >= self._close_end:
+        self._lingered = now >= self._linger_end
+        if self._lingered or now >= self._close_end:
             return True
-        self.close_due = min(now + self.close_timeout / STALL_CHECKS, self._close_end)
+        soon = now + self.close_timeout / STALL_CHECKS
+        self.close_due = min(soon, self._close_end, self._linger_end)
         return False
 
     def _stalled(self, now: float, delivered: int, in_flight: int) -> bool:

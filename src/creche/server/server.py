@@ -20,7 +20,8 @@ from creche.protocol.closing import Close, make_close
 from creche.server.deciding import DecidingHandler
 from creche.server.register import Guest, Register, current_handlers
 from creche.server.stats import ServerStats
-from creche.server.visitor import StreamVisitor, Visitor
+from creche.server.stream_visitor import StreamVisitor
+from creche.server.visitor import Visitor
 from creche.transports.accepting import Acceptor, accept_streams
 from creche.transports.listening import listener_address, listening_address
 
