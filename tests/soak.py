@@ -33,6 +33,7 @@ from anyio.lowlevel import checkpoint
 import creche
 from creche.protocol.frames import BINARY, CLOSE, CONTINUATION, TEXT
 from creche.testing import memory_pair
+from soak_apart import Apart
 from support import (
     BACKENDS,
     count_descriptors,
@@ -67,11 +68,22 @@ class Planned(Exception):
 
 live: weakref.WeakSet[creche.WebSocket] = weakref.WeakSet()
 
+# How many messages a handler has taken of each client that was cancelled beside a slow handler.
+taken: Counter[int] = Counter()
+
 
 async def handler(ws: creche.WebSocket) -> None:
     """Echo; the path may ask for a bad end after some messages."""
     live.add(ws)
     kind, _, count = ws.request.path.strip("/").partition("-")
+    if kind == "slow":
+        async for _ in ws:
+            taken[int(count)] += 1
+            await anyio.sleep(0.005)
+        return
+    if kind == "large":
+        await ws.send(b"x" * int(count))
+        return
     left = int(count or -1)
     async for message in ws:
         await ws.send(message)
@@ -106,6 +118,7 @@ class Clients:
         self.addresses = addresses
         self.tls = tls
         self.done: Counter[str] = Counter()
+        self.next_number = 0
 
     def connect(self, path: str = "") -> Any:
         kind = random.choice(["tcp"] * 7 + ["tls"] + ["unix"] * 2)
@@ -167,6 +180,33 @@ class Clients:
         with anyio.move_on_after(random.uniform(0, 0.01)):
             async with self.connect() as ws:
                 await self.talk(ws, 1000)
+
+    async def cancelled_with_much_to_send(self) -> None:
+        """What it has sent arrives, though it was cancelled and the handler takes its time."""
+        number, sent = self.next_number, 0
+        self.next_number += 1
+        with anyio.move_on_after(random.uniform(0, 0.1)):
+            async with self.connect(f"slow-{number}") as ws:
+                live.add(ws)
+                while True:
+                    await ws.send(b"x" * 100_000)
+                    sent += 1
+        if sent:
+            await ws.wait_closed()
+            with anyio.fail_after(30):
+                await until(lambda: taken[number] == sent)
+            self.done["lingered"] += ws.close_code == 1001
+        del taken[number]
+
+    async def read_slowly(self) -> None:
+        """The handler returns long before all has been read."""
+        size = random.randint(1, 10) * 100_000
+        async with raw_client(self.addresses["tcp"], f"/large-{size}") as peer:
+            read = 0
+            with anyio.fail_after(30):
+                while read < size + 10:  # and the header
+                    read += len(await peer.stream.receive(20_000))
+                    await anyio.sleep(0.01)
 
     async def natively_cancelled(self) -> None:
         try:
@@ -235,10 +275,11 @@ class Clients:
         kinds = [self.polite] * 6 + [self.in_memory, self.cancelled, self.natively_cancelled] * 2
         kinds += [self.closed_by_the_server, self.raising, self.vanishing, self.wrong]
         kinds += [self.half_open]
+        rare = [self.stalling, self.cancelled_with_much_to_send, self.read_slowly]
         while time.monotonic() < end:
             kind = random.choice(kinds)
-            if random.random() < 0.005:
-                kind = self.stalling
+            if random.random() < 0.015:
+                kind = random.choice(rare)
             try:
                 await kind()
             except ENDS as exc:
@@ -277,13 +318,18 @@ class Soak:
             tcp, tls, _ = (server.url for server in self.servers)
             clients = Clients({"tcp": tcp, "tls": tls, "unix": self.unix}, self.client_tls)
             stay = anyio.Event()
+            apart = Apart()
+            server = await tg.start(partial(creche.serve, apart.handler, "127.0.0.1"))
             async with anyio.create_task_group() as kept:
                 for _ in range(KEPT):
                     kept.start_soon(self.keep, tcp, stay)
+                kept.start_soon(apart.run, server, seconds, stay)
                 await self.churn(clients, seconds)
                 stay.set()
-            for server in self.servers:
-                await server.shutdown()
+            for each in [*self.servers, server]:
+                await each.shutdown()
+        clients.done["of the slow reader's"] += apart.seen
+        clients.done["suspended"] += apart.suspended
         return clients.done
 
     async def keep(self, url: str, stay: anyio.Event) -> None:

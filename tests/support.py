@@ -198,10 +198,13 @@ class RawPeer:
         self.side = side
         self._data = b""
 
-    async def shake_hands(self, extensions: Sequence[ExtensionFactory] = ()) -> None:
-        """The peer's half of the opening handshake; a client offers these extensions."""
+    async def shake_hands(
+        self, extensions: Sequence[ExtensionFactory] = (), path: str = "/"
+    ) -> None:
+        """The peer's half of the opening handshake; a client asks for this path and offers these
+        extensions."""
         if self.side is Side.CLIENT:
-            client = ClientHandshake(parse_uri("ws://localhost/"), extensions=extensions)
+            client = ClientHandshake(parse_uri(f"ws://localhost{path}"), extensions=extensions)
             await self.stream.send(client.request_bytes())
             while client.receive_data(await self.stream.receive()) is None:
                 pass
@@ -260,12 +263,12 @@ async def raw_server(
 
 
 @asynccontextmanager
-async def raw_client(url: str) -> AsyncIterator[RawPeer]:
+async def raw_client(url: str, path: str = "/") -> AsyncIterator[RawPeer]:
     """A client that does what it is told, connected by TCP."""
     uri = parse_uri(url)
     async with await anyio.connect_tcp(uri.host, uri.port) as stream:
         peer = RawPeer(stream, Side.CLIENT)
-        await peer.shake_hands()
+        await peer.shake_hands(path=path)
         yield peer
 
 
