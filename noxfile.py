@@ -247,12 +247,17 @@ def asan(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Change the protocol in thousands of places, and count the changes that no test notices.
+    """Change the protocol in thousands of places, and count the changes that no test notices; and
+    what moves bytes and waits in 300 places.
 
-    It takes an hour. Arguments are patterns of names, such as "creche.protocol.closing.*".
+    It takes two hours. Arguments are patterns of names, such as "creche.protocol.closing.*", or
+    those of tests/mutants.py for the second part alone, such as --sample 300 --seed 1.
     """
     install_group(session, "mutants")
     session.install("anyio>=4.16", "h11")
+    if session.posargs[:1] and session.posargs[0].startswith("--"):
+        session.run("python", "tests/mutants.py", *session.posargs)
+        return
     # In a copy, since the changed sources are put beside the others.
     copy = Path(session.create_tmp()) / "copy"
     shutil.rmtree(copy, ignore_errors=True)
@@ -262,6 +267,9 @@ def mutants(session: nox.Session) -> None:
     session.chdir(copy)
     session.run("mutmut", "run", "--max-children", "2", *session.posargs)
     session.run("mutmut", "results")
+    if not session.posargs:
+        session.chdir(Path(__file__).parent)
+        session.run("python", "tests/mutants.py")
 
 
 @nox.session

@@ -20,9 +20,10 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -60,28 +61,37 @@ class Mutant:
         return "\n".join([f"{self.path}:{self.line}", *changed])
 
 
-def mutants_of(path: str) -> Iterator[Mutant]:
+# Makes a mutant when it is wanted, which takes a while; None where it would change nothing.
+Maker = Callable[[], Mutant | None]
+
+
+def mutants_of(path: str) -> Iterator[Maker]:
     """All that can be made of a module."""
     import libcst as cst
     from mutmut.mutation.file_mutation import create_mutations
 
     text = (ROOT / path).read_text()
     module, mutations, _, _ = create_mutations(path, text)
+
+    def replaced(before: cst.CSTNode, after: cst.CSTNode) -> Mutant | None:
+        changed = module.deep_replace(before, after)
+        assert isinstance(changed, cst.Module)
+        return _mutant(path, text, changed.code)
+
+    def left_out(statement: ast.stmt) -> Mutant | None:
+        lines = text.splitlines(keepends=True)
+        instead = " " * statement.col_offset + "pass\n"
+        lines[statement.lineno - 1 : statement.end_lineno] = [instead]
+        return _mutant(path, text, "".join(lines))
+
     for mutation in mutations:
         before = mutation.original_node
-        if isinstance(before, cst.SimpleString) and " " in before.value:
-            continue
-        changed = module.deep_replace(before, mutation.mutated_node)
-        assert isinstance(changed, cst.Module)
-        yield from _mutant(path, text, changed.code)
+        if not (isinstance(before, cst.SimpleString) and " " in before.value):
+            yield partial(replaced, before, mutation.mutated_node)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             for statement in _simple_statements(node):
-                lines = text.splitlines(keepends=True)
-                lines[statement.lineno - 1 : statement.end_lineno] = [
-                    " " * statement.col_offset + "pass\n"
-                ]
-                yield from _mutant(path, text, "".join(lines))
+                yield partial(left_out, statement)
 
 
 def _simple_statements(function: ast.AST) -> Iterator[ast.stmt]:
@@ -91,11 +101,10 @@ def _simple_statements(function: ast.AST) -> Iterator[ast.stmt]:
             yield node
 
 
-def _mutant(path: str, before: str, after: str) -> Iterator[Mutant]:
+def _mutant(path: str, before: str, after: str) -> Mutant | None:
     pairs = zip(before.splitlines(), after.splitlines(), strict=False)
     line = next((at for at, (one, other) in enumerate(pairs, 1) if one != other), None)
-    if line is not None:
-        yield Mutant(path, line, after)
+    return None if line is None else Mutant(path, line, after)
 
 
 class Covering:
@@ -205,12 +214,16 @@ def main() -> int:
             for path in sorted((ROOT / "src/creche" / layer).glob("*.py"))
             if arguments.only in str(path)
         ]
-        candidates = sorted({mutant for path in paths for mutant in mutants_of(path)})
-        candidates = [each for each in candidates if covering.tests(each.path, each.line)]
-        sample = random.Random(arguments.seed).sample(
-            candidates, min(arguments.sample, len(candidates))
-        )
-        print(f"{len(sample)} of {len(candidates)} mutants", flush=True)
+        makers = [maker for path in paths for maker in mutants_of(path)]
+        random.Random(arguments.seed).shuffle(makers)
+        sample: list[Mutant] = []
+        for maker in makers:
+            mutant = maker()
+            if mutant is not None and covering.tests(mutant.path, mutant.line):
+                sample.append(mutant)
+            if len(sample) == arguments.sample:
+                break
+        print(f"{len(sample)} of some {len(makers)} mutants", flush=True)
 
         def try_out(mutant: Mutant) -> bool:
             copy = copies.get()
@@ -221,7 +234,10 @@ def main() -> int:
 
         unnoticed = 0
         with ThreadPoolExecutor(PROCESSES) as pool:
-            for mutant, noticed in zip(sample, pool.map(try_out, sample), strict=True):
+            outcomes = pool.map(try_out, sample)
+            for number, (mutant, noticed) in enumerate(zip(sample, outcomes, strict=True), 1):
+                if number % 50 == 0:
+                    print(f"{number} tried", flush=True)
                 if not noticed:
                     unnoticed += 1
                     print(f"not noticed: {mutant.diff()}", flush=True)

@@ -297,6 +297,33 @@ def test_clients_that_have_been_quiet_are_forgotten() -> None:
     assert len(limits._full_at) < 10_000
 
 
+def test_where_none_can_be_forgotten_that_is_found_out_rarely() -> None:
+    looks = 0
+
+    class Clock(float):
+        def __lt__(self, other: float) -> bool:
+            nonlocal looks
+            looks += 1
+            return float(self) < float(other)
+
+    limits = ClientLimits(None, 1)
+    for client in range(10_000):
+        assert limits.handshake(f"{client}", Clock(0.0)) == 0
+    assert 2 * 4096 <= len(limits._full_at) == 10_000
+    assert looks < 30_000
+
+
+@pytest.mark.anyio
+async def test_servers_may_share_a_port() -> None:
+    async with creche.serving(echo, "127.0.0.1", reuse_port=True) as one:
+        port = one.addresses[0][1]
+        async with creche.serving(echo, "127.0.0.1", port, reuse_port=True) as other:
+            assert one.addresses == other.addresses
+        with pytest.raises(OSError, match="cannot listen"):
+            async with creche.serving(echo, "127.0.0.1", port):
+                raise AssertionError
+
+
 # Counts
 
 

@@ -82,6 +82,7 @@ def test_a_shared_payload_counts_once_and_with_the_last_who_keeps_it() -> None:
         buffers.count(holder, 0)
     assert buffers.total == 0
     assert not buffers._held
+    assert not buffers._sharers
     assert not buffers._heap
 
 

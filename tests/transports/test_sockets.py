@@ -916,3 +916,74 @@ async def test_what_goes_wrong_with_what_is_pending_ends_its_connection(
         transport._on_pending()
         assert transport.closed
     assert len(caplog.records) == 1
+
+
+# What mutants have shown to be untold
+
+
+async def test_much_plain_input_gives_others_their_turn(kind: Kind) -> None:
+    async with connected(kind) as (transport, theirs, recorder, engine):
+        engine.read_buffer = bytearray(100)
+        theirs.sendall(bytes(1000))
+        sizes: list[int] = []
+        recorder.on_data = lambda: sizes.append(len(recorder.data))
+        transport.start(engine, recorder)
+        transport.pause_reading()
+        await settle()
+        transport.resume_reading()
+        transport._read_ready()
+        assert sizes == [100, 200]
+        await until(lambda: len(recorder.data) == 1000)
+
+
+async def test_one_task_waits_until_a_socket_is_writable() -> None:
+    class Counting:
+        readiness = None
+        read_buffer = bytearray(100)
+        started = 0
+
+        def start_soon(self, function: Callable[..., Any], *args: Any) -> None:
+            self.started += function.__name__ == "_write_later"
+
+    async with connected(SocketTransport) as (transport, _, recorder, _engine):
+        tasks: Any = Counting()
+        transport.start(tasks, recorder)
+        for _ in range(3):
+            transport.outbox += bytes(2**24)
+            transport.flush()
+        assert tasks.started == 1
+
+
+async def test_what_was_detached_is_not_closed(kind: Kind) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        transport = kind(ours)
+        sock = transport.detach()
+        transport.close()
+        assert sock is ours
+        assert sock.fileno() >= 0
+        sock.close()
+
+
+async def test_what_tls_keeps_is_counted(
+    kind: Kind, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    async with connected(kind, server_tls, client_tls) as (transport, _, recorder, engine):
+        transport.start(engine, recorder)
+        transport.outbox += MEGABYTE * 20
+        transport.flush()
+        assert transport.kept_below() > 0
+    async with connected(kind) as (transport, _, recorder, engine):
+        transport.start(engine, recorder)
+        assert transport.kept_below() == 0
+
+
+async def test_who_calls_back_can_read_at_once() -> None:
+    async with connected(CallbackSocketTransport) as (transport, theirs, recorder, engine):
+        transport.start(engine, recorder)
+        theirs.send(b"x")
+        while not recorder.data:
+            assert transport.read_now()
+    async with connected(SocketTransport) as (transport, theirs, recorder, engine):
+        transport.start(engine, recorder)
+        assert not transport.read_now()

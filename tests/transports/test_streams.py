@@ -139,6 +139,7 @@ async def test_a_broken_stream_is_told_as_an_os_error() -> None:
     transport.start(engine, recorder)
     await until(lambda: len(recorder.told) == 2)
     assert [type(exc) for exc in recorder.told] == [ConnectionError] * 2
+    assert [str(exc) for exc in recorder.told] == ["BrokenResourceError"] * 2
     transport.close()
     assert as_os_error(ConnectionResetError("as it is")).args == ("as it is",)
 
