@@ -16,16 +16,38 @@ def demo() -> None:
     assert caught.value.code == 0
 
 
-def test_the_demo_shows_messages_both_ways_on_each_backend(
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("creche.cli.demo._MOMENT", 0.05)
+
+
+def test_the_demo_shows_what_the_library_is_for_on_each_backend(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     demo()
     output = capsys.readouterr().out
-    assert "--- asyncio" in output
-    assert "--- trio" in output
-    for line in ("client > 'Hello'", "server < 'Hello'", "client < 'HELLO'", "closed with 1000"):
-        assert output.count(line) == 2
-    assert " ms  " in output
+    for line in (
+        "consumer has 'HELLO'",
+        "nothing is left, and the connection is closed: 1000",
+        "stops working",
+        "one exception tells: no close frame received; none sent",
+        "MB, then 5 bytes",
+        "broadcast() has passed the slow one over",
+        "the quick one has received 20 messages",
+    ):
+        assert output.count(line) == 2, line
+    for backend in ("asyncio", "trio"):
+        assert output.count(f"--- {backend}: ") == 4
+    assert "\x1b" not in output
+
+
+def test_the_demo_is_in_colour_where_the_terminal_can(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    demo()
+    assert "\x1b[36m" in capsys.readouterr().out
 
 
 def test_without_trio_the_demo_runs_on_asyncio(
@@ -36,6 +58,7 @@ def test_without_trio_the_demo_runs_on_asyncio(
     output = capsys.readouterr().out
     assert "--- asyncio" in output
     assert "--- trio" not in output
+    assert "pip install trio" in output
 
 
 def test_the_version_tells_the_build(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,4 +84,4 @@ def test_the_package_can_be_run(
     with pytest.raises(SystemExit) as caught:
         runpy.run_module("creche", run_name="__main__")
     assert caught.value.code == 0
-    assert "closed with 1000" in capsys.readouterr().out
+    assert "the connection is closed: 1000" in capsys.readouterr().out
