@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from pathlib import Path
 
 import anyio
 
 import creche
-import program
+
+PAGE = Path(__file__).with_name("chat.html").read_text()
 
 
 class Chat:
@@ -44,13 +46,14 @@ class Chat:
                 del self.rooms[room]
 
 
-async def main(port: int) -> None:
-    chat = Chat()
-    hook = program.page("chat.html")
-    async with creche.serving(chat.handler, "localhost", port, process_request=hook) as server:
-        print("open", server.url.replace("ws", "http", 1), flush=True)
-        await anyio.sleep_forever()
+def page(request: creche.Request) -> creche.Response | None:
+    """Answer "/" with the page; "/ws" goes on to the handler."""
+    if request.path == "/ws":
+        return None
+    if request.path == "/":
+        return creche.Response(200, {"Content-Type": "text/html; charset=utf-8"}, PAGE)
+    return creche.Response(404, body="There is / and /ws.\n")
 
 
 if __name__ == "__main__":
-    program.run(main, port=8765)
+    creche.run(Chat().handler, "localhost", 8765, process_request=page)

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-import anyio
-
 import creche
-import program
 
 measured: defaultdict[str, list[float]] = defaultdict(list)
 
@@ -32,11 +29,5 @@ async def consumer(ws: creche.WebSocket) -> None:
             await ws.aclose(1008, "say: NAME NUMBER")
 
 
-async def main(port: int) -> None:
-    async with creche.serving(consumer, "localhost", port) as server:
-        print("listening at", server.url, flush=True)
-        await anyio.sleep_forever()
-
-
 if __name__ == "__main__":
-    program.run(main, port=8765)
+    creche.run(consumer, "localhost", 8765)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import anyio
 
 import creche
-import program
 
 
 class Counting:
@@ -36,11 +35,5 @@ async def handler(ws: creche.WebSocket) -> None:
     await ws.run(counting.consumer, counting.producer)
 
 
-async def main(port: int) -> None:
-    async with creche.serving(handler, "localhost", port) as server:
-        print("listening at", server.url, flush=True)
-        await anyio.sleep_forever()
-
-
 if __name__ == "__main__":
-    program.run(main, port=8765)
+    creche.run(handler, "localhost", 8765)

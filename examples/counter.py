@@ -6,11 +6,11 @@ python examples/counter.py    # then open http://localhost:8765, twice
 from __future__ import annotations
 
 import json
-
-import anyio
+from pathlib import Path
 
 import creche
-import program
+
+PAGE = Path(__file__).with_name("counter.html").read_text()
 
 
 class Counter:
@@ -36,13 +36,14 @@ class Counter:
             self.tell_all(users=len(self.users))
 
 
-async def main(port: int) -> None:
-    counter = Counter()
-    hook = program.page("counter.html")
-    async with creche.serving(counter.handler, "localhost", port, process_request=hook) as server:
-        print("open", server.url.replace("ws", "http", 1), flush=True)
-        await anyio.sleep_forever()
+def page(request: creche.Request) -> creche.Response | None:
+    """Answer "/" with the page; "/ws" goes on to the handler."""
+    if request.path == "/ws":
+        return None
+    if request.path == "/":
+        return creche.Response(200, {"Content-Type": "text/html; charset=utf-8"}, PAGE)
+    return creche.Response(404, body="There is / and /ws.\n")
 
 
 if __name__ == "__main__":
-    program.run(main, port=8765)
+    creche.run(Counter().handler, "localhost", 8765, process_request=page)

@@ -6,15 +6,18 @@ python examples/echo_client.py
 
 from __future__ import annotations
 
+import sys
+
+import anyio
+
 import creche
-import program
 
 
-async def main(uri: str) -> None:
+async def main(uri: str = "ws://localhost:8765") -> None:
     async with creche.connect(uri) as ws:
         await ws.send("Hello world!")
         print(await ws.receive())
 
 
 if __name__ == "__main__":
-    program.run(main, uri="ws://localhost:8765")
+    anyio.run(lambda: main(*sys.argv[1:]))

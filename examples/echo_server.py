@@ -5,10 +5,7 @@ python examples/echo_server.py
 
 from __future__ import annotations
 
-import anyio
-
 import creche
-import program
 
 
 async def echo(ws: creche.WebSocket) -> None:
@@ -16,11 +13,5 @@ async def echo(ws: creche.WebSocket) -> None:
         await ws.send(message)
 
 
-async def main(port: int) -> None:
-    async with creche.serving(echo, "localhost", port) as server:
-        print("listening at", server.url, flush=True)
-        await anyio.sleep_forever()
-
-
 if __name__ == "__main__":
-    program.run(main, port=8765)
+    creche.run(echo, "localhost", 8765)

@@ -1,16 +1,19 @@
 """A client that tells its name and is greeted.
 
 python examples/hello_server.py
-python examples/hello_client.py --name Ada
+python examples/hello_client.py Ada
 """
 
 from __future__ import annotations
 
+import sys
+
+import anyio
+
 import creche
-import program
 
 
-async def main(uri: str, name: str) -> None:
+async def main(name: str = "World", uri: str = "ws://localhost:8765") -> None:
     async with creche.connect(uri) as ws:
         await ws.send(name)
         print(">", name)
@@ -19,4 +22,4 @@ async def main(uri: str, name: str) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main, uri="ws://localhost:8765", name="World")
+    anyio.run(lambda: main(*sys.argv[1:]))

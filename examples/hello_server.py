@@ -5,10 +5,7 @@ python examples/hello_server.py
 
 from __future__ import annotations
 
-import anyio
-
 import creche
-import program
 
 
 async def hello(ws: creche.WebSocket) -> None:
@@ -20,11 +17,5 @@ async def hello(ws: creche.WebSocket) -> None:
     # Returning closes the connection with 1000.
 
 
-async def main(port: int) -> None:
-    async with creche.serving(hello, "localhost", port) as server:
-        print("listening at", server.url, flush=True)
-        await anyio.sleep_forever()
-
-
 if __name__ == "__main__":
-    program.run(main, port=8765)
+    creche.run(hello, "localhost", 8765)

@@ -13,7 +13,6 @@ from contextlib import aclosing
 import anyio
 
 import creche
-import program
 
 
 async def prices() -> AsyncGenerator[str]:
@@ -36,11 +35,5 @@ async def handler(ws: creche.WebSocket) -> None:
     await ws.run(producer, creche.discard)
 
 
-async def main(port: int) -> None:
-    async with creche.serving(handler, "localhost", port) as server:
-        print("listening at", server.url, flush=True)
-        await anyio.sleep_forever()
-
-
 if __name__ == "__main__":
-    program.run(main, port=8765)
+    creche.run(handler, "localhost", 8765)

@@ -1,18 +1,18 @@
 """A proxy: each client is connected to another WebSocket server.
 
 python examples/echo_server.py
-python examples/proxy.py
-python examples/echo_client.py --uri ws://localhost:8766
+python examples/proxy.py ws://localhost:8765
+python examples/echo_client.py ws://localhost:8766
 """
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 
 import anyio
 
 import creche
-import program
 
 
 async def pass_on(source: creche.WebSocket, target: creche.WebSocket) -> None:
@@ -39,12 +39,6 @@ async def proxy(downstream: creche.WebSocket, uri: str) -> None:
         await downstream.aclose(1011, "the server behind this proxy cannot be reached")
 
 
-async def main(port: int, uri: str) -> None:
-    handler = partial(proxy, uri=uri)
-    async with creche.serving(handler, "localhost", port) as server:
-        print("listening at", server.url, flush=True)
-        await anyio.sleep_forever()
-
-
 if __name__ == "__main__":
-    program.run(main, port=8766, uri="ws://localhost:8765")
+    server = sys.argv[1] if len(sys.argv) > 1 else "ws://localhost:8765"
+    creche.run(partial(proxy, uri=server), "localhost", 8766)

@@ -6,10 +6,7 @@ creche connect ws://localhost:8765    # twice
 
 from __future__ import annotations
 
-import anyio
-
 import creche
-import program
 
 connected: set[creche.WebSocket] = set()
 
@@ -25,11 +22,5 @@ async def handler(ws: creche.WebSocket) -> None:
         creche.broadcast(connected, f"{len(connected)} connected")
 
 
-async def main(port: int) -> None:
-    async with creche.serving(handler, "localhost", port) as server:
-        print("listening at", server.url, flush=True)
-        await anyio.sleep_forever()
-
-
 if __name__ == "__main__":
-    program.run(main, port=8765)
+    creche.run(handler, "localhost", 8765)

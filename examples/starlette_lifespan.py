@@ -28,14 +28,12 @@ import creche
 
 async def follow(uri: str, app: Starlette) -> None:
     """Keep the latest message of a feed, and come back when it has gone."""
-    while True:
-        try:
-            async with creche.connect(uri) as ws:
-                async for message in ws:
-                    app.state.latest = str(message)
-        except (OSError, creche.WebSocketError):
-            pass
-        await anyio.sleep(1)
+
+    async def keep(ws: creche.WebSocket) -> None:
+        async for message in ws:
+            app.state.latest = str(message)
+
+    await creche.reconnect(uri, keep, process_exception=lambda _exc: None)
 
 
 def make_app(uri: str) -> Starlette:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import random
 from datetime import UTC, datetime
+from pathlib import Path
 
 import anyio
 
 import creche
-import program
+
+PAGE = Path(__file__).with_name("time.html").read_text()
 
 
 async def tell_time(ws: creche.WebSocket) -> None:
@@ -25,12 +27,14 @@ async def handler(ws: creche.WebSocket) -> None:
     await ws.run(tell_time, creche.discard)
 
 
-async def main(port: int) -> None:
-    hook = program.page("time.html")
-    async with creche.serving(handler, "localhost", port, process_request=hook) as server:
-        print("open", server.url.replace("ws", "http", 1), flush=True)
-        await anyio.sleep_forever()
+def page(request: creche.Request) -> creche.Response | None:
+    """Answer "/" with the page; "/ws" goes on to the handler."""
+    if request.path == "/ws":
+        return None
+    if request.path == "/":
+        return creche.Response(200, {"Content-Type": "text/html; charset=utf-8"}, PAGE)
+    return creche.Response(404, body="There is / and /ws.\n")
 
 
 if __name__ == "__main__":
-    program.run(main, port=8765)
+    creche.run(handler, "localhost", 8765, process_request=page)

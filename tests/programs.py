@@ -18,6 +18,22 @@ from support import BlockingClient
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
+# It does without creche.run.
+BY_ITSELF = "graceful_shutdown"
+
+# A program, on a backend and on a free port.
+WRAPPER = """
+import functools, runpy, sys
+import anyio, creche
+
+path, backend = sys.argv[1:3]
+del sys.argv[0], sys.argv[1]
+run = creche.run
+creche.run = lambda handler, host, port, **options: run(handler, host, backend=backend, **options)
+anyio.run = functools.partial(anyio.run, backend=backend)
+runpy.run_path(path, run_name="__main__")
+"""
+
 # Each server, and the path of its WebSocket.
 SERVERS = {
     "chat": "/ws",
@@ -61,12 +77,20 @@ class Running:
         assert self.process.stdout is not None
         return self.process.stdout.readline().rstrip("\n")
 
-    def wait(self) -> str:
+    def wait(self, status: int = 0) -> str:
         """Wait for its end, which is a clean one; returns what it has printed since."""
         output, errors = self.process.communicate(timeout=30)
-        assert self.process.returncode == 0, errors
+        assert self.process.returncode == status, errors
         assert errors == ""
         return output
+
+
+def example(name: str, backend: str) -> list[str]:
+    """The command that runs an example."""
+    path = str(EXAMPLES / f"{name}.py")
+    if name == BY_ITSELF:
+        return [sys.executable, path, "--port", "0", "--backend", backend]
+    return [sys.executable, "-c", WRAPPER, path, backend]
 
 
 @contextmanager
@@ -74,7 +98,7 @@ def running(
     name: str, *arguments: str, backend: str, prefix: Sequence[str] = (), **options: Any
 ) -> Iterator[Running]:
     """A server of the examples on a free port; `options` are those of Popen."""
-    command = [sys.executable, str(EXAMPLES / f"{name}.py"), "--port", "0", "--backend", backend]
+    command = example(name, backend)
     process = subprocess.Popen(
         [*prefix, *command, *arguments],
         stdout=subprocess.PIPE,
@@ -84,10 +108,14 @@ def running(
     )
     try:
         assert process.stdout is not None
-        first = process.stdout.readline()
-        assert first, process.communicate()
-        uri = first.split()[-1]
         ca = process.stdout.readline().split()[-1] if name == "secure_server" else ""
+        assert process.stderr is not None
+        said = process.stdout if name == BY_ITSELF else process.stderr
+        first = said.readline()
+        while "listening at" not in first:
+            assert first, process.communicate()
+            first = said.readline()
+        uri = first.split()[-1]
         port = re.findall(r":(\d+)/", uri)[0]
         yield Running(process, int(port), SERVERS[name], ca, uri)
     finally:
