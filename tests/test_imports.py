@@ -54,6 +54,7 @@ ROOMS = {
     "connection": _CORE | {"engine", "transports"},
     "client": _OPEN,
     "server": _OPEN,
+    "app": _OPEN | {"server"},
     "router": _OPEN | {"server"},
     "testing": _OPEN,
     "cli": {*_OPEN, "client", "server", "router", "testing", "creche"},

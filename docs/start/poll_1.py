@@ -2,8 +2,6 @@
 
 import json
 
-import anyio
-
 import creche
 
 
@@ -18,4 +16,4 @@ class Poll:
 
 
 if __name__ == "__main__":
-    anyio.run(creche.serve, Poll("coffee", "tea").handler, "localhost", 8765)
+    creche.run(Poll("coffee", "tea").handler, "localhost", 8765)

@@ -5,12 +5,16 @@ What this module names is the public API, together with creche.testing. Everythi
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from creche._version import __version__
+from creche.app import run
 from creche.client.connect import client_websocket, connect, connect_unix
 from creche.client.reconnect import Connections, process_exception, reconnect, reconnecting
 from creche.connection.broadcast import broadcast
 from creche.connection.byte_stream import as_byte_stream
 from creche.connection.codec import codec
+from creche.connection.foreign_names import unknown_name
 from creche.connection.handlers import ConnectionTaskGroup
 from creche.connection.streams import ReceiveStream, SendStream
 from creche.connection.websocket import WebSocket, discard
@@ -56,6 +60,12 @@ from creche.server.deciding import PendingRequest, deciding
 from creche.server.serve import serve, serve_listener, serve_unix, server_websocket, serving
 from creche.server.server import Server
 from creche.server.stats import ServerStats
+
+if not TYPE_CHECKING:  # for whom every name would exist then
+
+    def __getattr__(name: str) -> object:
+        raise unknown_name(name)
+
 
 __all__ = [
     "Attempt",
@@ -114,6 +124,7 @@ __all__ = [
     "process_exception",
     "reconnect",
     "reconnecting",
+    "run",
     "serve",
     "serve_listener",
     "serve_unix",

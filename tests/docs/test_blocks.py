@@ -36,8 +36,11 @@ def run(*arguments: str) -> str:
 
 def on(backend: str, program: str) -> str:
     """The program, on a backend."""
-    choice = f"anyio.run = functools.partial(anyio.run, backend={backend!r})"
-    return f"import anyio, functools\n{choice}\n{program}"
+    choices = [
+        f"{module}.run = functools.partial({module}.run, backend={backend!r})"
+        for module in ("anyio", "creche")
+    ]
+    return "\n".join(["import anyio, creche, functools", *choices, program])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 import creche
+from creche.engine import current
 from creche.engine.current import current_engine
 from creche.engine.deadlines import NEVER, Deadlines
 from creche.engine.engine import Engine
@@ -361,3 +363,15 @@ async def test_on_trio_an_interrupt_is_led_to_the_main_task(
     assert led == [leads]
     assert len(raised) == leads
     assert not engine.lead_interrupt(exc)  # here it may strike by itself
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+async def test_the_pure_build_says_once_what_it_is(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(current, "COMPILED", compiled)
+    caplog.set_level(logging.INFO)
+    current._tell_build.cache_clear()
+    for _ in range(2):
+        current_engine()
+    assert sum("build in pure Python" in message for message in caplog.messages) == (not compiled)

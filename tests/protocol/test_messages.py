@@ -125,7 +125,7 @@ def test_max_fragments_counts_the_frames_of_a_message() -> None:
     inbox = make_inbox(max_fragments=3)
     add_fragments(inbox, BINARY, b"1", b"2", b"3")
     assert inbox.take_message() == b"123"
-    with pytest.raises(PayloadTooBig, match="more than 3 fragments"):
+    with pytest.raises(PayloadTooBig, match="more than max_fragments=3 frames"):
         add_fragments(inbox, BINARY, b"1", b"2", b"3", b"4")
 
 

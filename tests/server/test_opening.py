@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, ClassVar
 
 import anyio
@@ -564,6 +565,48 @@ async def test_a_server_may_require_a_subprotocol(offered: list[str], hook: bool
 def test_a_server_without_subprotocols_cannot_require_one() -> None:
     with pytest.raises(ValueError, match=r"^require_subprotocol: .* say which in subprotocols"):
         creche.serving(echo, "127.0.0.1", require_subprotocol=True)
+
+
+@pytest.mark.parametrize("what", ["origin", "host", "application", "broken"])
+async def test_an_operator_is_told_what_the_options_refuse_once_a_second(
+    what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    hook = {"process_request": refuse} if what == "application" else {}
+    async with creche.serving(echo, "127.0.0.1", **hook) as server:  # type: ignore[arg-type]
+        request = {
+            "origin": REQUEST.replace(b"\r\n\r\n", b"\r\nOrigin: https://a.example\r\n\r\n"),
+            "host": REQUEST.replace(b"localhost", b"rebound.example"),
+            "broken": REQUEST.replace(b"Upgrade: websocket\r\n", b""),
+        }.get(what, REQUEST)
+        for _ in range(3):
+            async with raw(server) as stream:
+                await stream.send(request)
+                assert (await read_all(stream)).startswith(b"HTTP/1.1 4")
+        await until(lambda: server.stats.refused == 3)
+    told = [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "creche.server" and record.levelno == logging.WARNING
+    ]
+    expected = {
+        "origin": "refused 127.0.0.1: Origin https://a.example is not allowed: it is of another "
+        'host; the option origins="same-host" is in force',
+        "host": "refused 127.0.0.1: Host rebound.example is not allowed: the server listens on "
+        "loopback; see the option hosts",
+    }
+    assert told == ([expected[what]] if what in expected else [])
+
+
+async def test_a_server_says_where_it_listens(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with anyio.create_task_group() as tg:
+        server = await tg.start(creche.serve, echo, "127.0.0.1")
+        await tg.start(creche.serve_unix, echo, tmp_path / "socket")
+        tg.cancel_scope.cancel()
+    assert f"listening at {server.url}" in caplog.messages
+    assert f"listening at {tmp_path / 'socket'}" in caplog.messages
 
 
 async def test_a_shutdown_may_begin_in_a_trace_callback() -> None:

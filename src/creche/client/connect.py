@@ -9,6 +9,7 @@ from typing import Unpack
 import anyio
 from anyio.abc import ByteStream
 
+from creche.client.advice import advising
 from creche.client.proxies import find_proxy, open_tunnel
 from creche.connection.asking import ask
 from creche.connection.pending import PendingConnection
@@ -80,10 +81,12 @@ class TCPWay(Way):
                 server_hostname=options["proxy_server_hostname"],
                 user_agent_header=options["user_agent_header"],
             )
-            return await add_tls(tunnel, context, server_hostname=name) if context else tunnel
+            with advising():
+                return await add_tls(tunnel, context, server_hostname=name) if context else tunnel
         if sock is None:
             sock = await dial_tcp(host, port, local_address=options["local_address"])
-        return await open_transport(sock, context, server_hostname=name)
+        with advising():
+            return await open_transport(sock, context, server_hostname=name)
 
     def leads_on(self, base: URI, target: URI) -> bool:
         options = self._options
@@ -104,7 +107,9 @@ class UnixWay(Way):
 
     async def open(self, target: URI, options: ClientOptions) -> Transport:
         context, name = await _tls(target, options)
-        return await open_transport(await dial_unix(self._path), context, server_hostname=name)
+        sock = await dial_unix(self._path)
+        with advising():
+            return await open_transport(sock, context, server_hostname=name)
 
     def leads_on(self, base: URI, target: URI) -> bool:
         return base.origin == target.origin

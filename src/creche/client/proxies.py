@@ -12,6 +12,7 @@ from urllib.request import getproxies, getproxies_environment, proxy_bypass
 
 from anyio.lowlevel import current_token
 
+from creche.client.advice import add_advice
 from creche.connection.asking import say
 from creche.handshake.exceptions import InvalidProxy, ProxyError
 from creche.handshake.proxies import ConnectHandshake, Proxy, bypasses, parse_proxy, scheme_advice
@@ -144,6 +145,9 @@ async def _open_proxy(
         return await open_transport(sock, context, server_hostname=name)
     except NotTLS as exc:
         raise ProxyError(f"the proxy {exc.why}{scheme_advice(exc.protocol)}") from None
+    except ssl.SSLCertVerificationError as exc:
+        add_advice(exc, "proxy_")
+        raise
     except (ssl.SSLEOFError, ConnectionError):
         # As those do that do not understand how TLS begins.
         why = "the proxy closed the connection during the TLS handshake"

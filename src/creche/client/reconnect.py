@@ -15,6 +15,7 @@ from typing import TypeVar, Unpack
 import anyio
 
 from creche.client.connect import TCPWay, check_target, open_websocket
+from creche.connection.callables import check_handler
 from creche.connection.handlers import user_part
 from creche.connection.pending import leave
 from creche.connection.websocket import WebSocket
@@ -66,6 +67,7 @@ async def reconnect(
             404, and what breaks the protocol.
         ConnectionClosed, OSError, HandshakeError: how the last of `max_attempts` ended.
     """
+    check_handler(handler, "the WebSocket")
     async with reconnecting(uri, **options) as connections:
         while True:
             ws = await anext(connections)

@@ -79,6 +79,9 @@ class Answering(Receiver):
         options: the server's.
         answerer: what decides.
 
+    Attributes:
+        request: what the client asks for, once that is known.
+
     Each method that answers raises:
         Rejection: the request was refused, and the client is being told why.
         HandshakeError, OSError: the client has gone, or nothing can begin on its connection, which
@@ -104,6 +107,7 @@ class Answering(Receiver):
             hosts=options["hosts"],
             max_header_bytes=options["max_header_bytes"],
         )
+        self.request: Request | None = None
         self._stage = _Stage.READING
         self._left = _LINGER_BYTES
         self._untaken = math.inf  # what the client had not taken of a refusal when we looked last
@@ -142,6 +146,7 @@ class Answering(Receiver):
                 return
             request.extra_attributes = self._transport.extra_attributes
             request.find_client = _client_finder(tuple(self._options["trusted_proxies"]))
+            self.request = request
             answerer.check_open(request)
             self._handshake.check_host(request)
             self._stage = _Stage.DECIDING

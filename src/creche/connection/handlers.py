@@ -17,6 +17,7 @@ from anyio import TaskHandle
 from anyio.abc import TaskGroup, TaskStatus
 from anyio.lowlevel import checkpoint_if_cancelled
 
+from creche.connection.callables import callable_name
 from creche.engine.deadlines import NEVER
 from creche.exceptions import ConnectionClosed
 
@@ -64,12 +65,6 @@ class Connected(Protocol):
     def join_group(self, group: ConnectionTaskGroup) -> None: ...
 
     def leave_group(self, group: ConnectionTaskGroup) -> None: ...
-
-
-def callable_name(function: object) -> str:
-    """What a task is called that runs a function of the application's."""
-    name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    return f"{getattr(function, '__module__', None) or type(function).__module__}.{name}"
 
 
 def is_cancelled() -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Generator
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from creche.connection.websocket import WebSocket
 
@@ -30,6 +30,20 @@ class Pending(Generic[T]):
     @abstractmethod
     async def _close(self, opened: T, exc: BaseException | None) -> None:
         """Close it; `exc` is what the body has raised."""
+
+    if not TYPE_CHECKING:  # who finds these mistakes alone
+
+        def __enter__(self) -> NoReturn:
+            raise TypeError(f"{type(self).__name__}() is entered by 'async with'")
+
+        def __exit__(self, *_: object) -> None:
+            """Nobody comes here."""
+
+        def __aiter__(self) -> NoReturn:
+            raise TypeError(
+                f"{type(self).__name__}() opens one connection: say 'async with "
+                "creche.reconnecting(uri) as connections: async for ws in connections'"
+            )
 
     async def __aenter__(self) -> T:
         if self._opened is not None:

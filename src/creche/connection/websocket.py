@@ -7,14 +7,16 @@ import uuid
 import warnings
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 from anyio.abc import ObjectStream, SocketAttribute
 from anyio.lowlevel import checkpoint
 
+from creche.connection.callables import callable_name, check_async
 from creche.connection.endpoint import Endpoint
-from creche.connection.handlers import ConnectionTaskGroup, callable_name
+from creche.connection.foreign_names import unknown_member
+from creche.connection.handlers import ConnectionTaskGroup
 from creche.connection.link import Link
 from creche.connection.streams import ReceiveStream, SendStream
 from creche.connection.tracing import call_trace, frame_observer
@@ -85,6 +87,11 @@ class WebSocket(Endpoint, ObjectStream[str | bytes]):
         self._link = Link(transport, account, side, options, extensions)
         self._link.connection.observer = frame_observer(self, self._base_logger, self._trace)
         self._link.start(early_data)
+
+    if not TYPE_CHECKING:  # for whom every name would exist then
+
+        def __getattr__(self, name: str) -> Any:
+            raise unknown_member(name, self)
 
     # What is known of the connection
 
@@ -321,14 +328,13 @@ class WebSocket(Endpoint, ObjectStream[str | bytes]):
         Raises:
             ConnectionClosedError: the connection was lost; the handlers were cancelled.
             ExceptionGroup: what handlers raised; the others were cancelled.
-            TypeError: no handler, or one that is not callable.
+            TypeError: no handler, or one that is not a coroutine function.
             ValueError: another `until`.
         """
         if not handlers:
             raise TypeError("run() needs at least one handler")
         for handler in handlers:
-            if not callable(handler):
-                raise TypeError(f"handlers must be callable, not {type(handler).__name__}")
+            check_async(handler)
         if until not in ("first", "all"):
             raise ValueError(f'until must be "first" or "all", not {until!r}')
         async with self.create_task_group() as tg:

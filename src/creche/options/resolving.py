@@ -15,6 +15,7 @@ from creche.options.declared import (
     ReconnectOptions,
     ServerOptions,
 )
+from creche.options.hints import unknown_option
 
 _DEFLATE = PerMessageDeflate()
 
@@ -150,7 +151,7 @@ def server_options(given: Mapping[str, Any]) -> ServerOptions:
 def _resolve(options: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         if name not in options and name != "stall_timeout":
-            raise TypeError(f"unknown option {name!r}")
+            raise unknown_option(name, [*options, "stall_timeout"])
         options[name] = check_option(name, value)
     interval, timeout = options["ping_interval"], options["ping_timeout"]
     options.setdefault("stall_timeout", (interval or _PING_SECONDS) + (timeout or _PING_SECONDS))

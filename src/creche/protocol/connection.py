@@ -134,7 +134,9 @@ class Connection(Parsing):
         message = inbox.take_message()
         if message is None and (self.held or inbox.oversized):
             inbox.clear()
-            self._violation(PayloadTooBig(f"a message of more than {inbox.max_size} bytes"), now)
+            self._violation(
+                PayloadTooBig(f"a message of more than max_size={inbox.max_size} bytes"), now
+            )
         if message is None and self.state is FAILING:
             self.fail(now)
         return message

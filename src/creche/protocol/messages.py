@@ -259,7 +259,9 @@ class Inbox:
         self.check_order(opcode)
         if opcode == CONTINUATION:
             if self._fragments >= self.max_fragments:
-                raise PayloadTooBig(f"a message of more than {self.max_fragments} fragments")
+                raise PayloadTooBig(
+                    f"a message of more than max_fragments={self.max_fragments} frames"
+                )
             self._fragments += 1
             return
         self.between_messages = False

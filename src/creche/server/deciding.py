@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from creche.connection.callables import check_handler
 from creche.connection.websocket import WebSocket
 from creche.handshake.headers import HeadersLike
 from creche.handshake.http import Request, Response
@@ -86,8 +87,7 @@ class DecidingHandler:
     """What deciding() makes of a handler."""
 
     def __init__(self, function: Callable[[PendingRequest], Awaitable[object]]) -> None:
-        if not callable(function):
-            raise TypeError(f"handler must be callable, not {type(function).__name__}")
+        check_handler(function, "the PendingRequest")
         self.function = function
 
 

@@ -17,11 +17,16 @@ from creche.connection.websocket import Handler, WebSocket
 from creche.engine.engine import Account, Event
 from creche.handshake.exceptions import Rejection
 from creche.options.declared import ServerOptions
+from creche.protocol.escaping import escape
 from creche.server.deciding import DecidingHandler
 from creche.server.limits import ClientLimits
 from creche.server.stats import ServerStats
 from creche.transports.accepting import RareWarning
 from creche.transports.tls import tls_buffer
+
+# Of what our options refuse these are told: an origin or a host that is not allowed. The page's
+# author sees no more of it than that there is no connection.
+_TOLD = (403, 421)
 
 # Whoever waits for guests checks so often, in seconds, that they are still there.
 _CHECK_SECONDS = 1.0
@@ -97,6 +102,7 @@ class Register:
         self.logger = options["logger"]
         self.limits = ClientLimits(options["max_connections_per_client"], options["handshake_rate"])
         self.warn = RareWarning(self.logger, account.engine.now)
+        self._warn_of_refusal = RareWarning(self.logger, account.engine.now)
         self.connections: set[WebSocket] = set()
         self.links: set[Link] = set()
         self.guests: set[Guest] = set()
@@ -136,11 +142,19 @@ class Register:
         self.connections.add(ws)
         self.links.add(ws._link)
 
-    def refused(self, exc: Exception) -> None:
-        """An opening handshake has failed."""
+    def refused(self, exc: Exception, client: str | None) -> None:
+        """An opening handshake has failed.
+
+        Args:
+            exc: why.
+            client: its address, where it is known.
+        """
         self._refusals += 1
         if isinstance(exc, Rejection):
-            self._statuses[exc.response.status] += 1
+            status = exc.response.status
+            self._statuses[status] += 1
+            if exc.why and status in _TOLD:
+                self._warn_of_refusal("refused %s: %s", client or "a client", escape(exc.why))
         self.logger.debug("opening handshake failed: %s", exc)
         self.tell("connection.open.failed", exception=exc)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Sequence
-from typing import Unpack
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 import anyio
 from anyio.abc import ByteStream, Listener, TaskStatus
 
+from creche.connection.callables import check_handler
 from creche.connection.pending import Pending, PendingConnection
 from creche.connection.websocket import Handler, WebSocket
 from creche.engine.current import current_engine
@@ -20,6 +21,7 @@ from creche.handshake.server import is_loopback
 from creche.options.declared import ListenerOptions, ServerHandshakeOptions, ServerOptions
 from creche.options.resolving import server_options
 from creche.server.deciding import DecidingHandler
+from creche.server.entered import NotEntered
 from creche.server.host import Host
 from creche.server.server import Server
 from creche.server.single import SingleClient
@@ -34,15 +36,15 @@ from creche.transports.listening import (
 from creche.transports.streams import TrioStream
 
 
-async def serve(
+def serve(
     handler: Handler | DecidingHandler,
     host: str | None = None,
     port: int = 0,
     *,
     task_status: TaskStatus[Server] = anyio.TASK_STATUS_IGNORED,
     **options: Unpack[ServerOptions],
-) -> None:
-    """Serve WebSockets over TCP until cancelled or shut down.
+) -> Coroutine[Any, Any, None]:
+    """Serve WebSockets over TCP until cancelled or shut down, as a coroutine.
 
     `handler(ws)` runs for each connection, which is closed when it returns: with 1000, or with
     1011 and a line in the log if it raises. `await task_group.start(serve, ...)` gives the Server.
@@ -61,8 +63,16 @@ async def serve(
     """
     _check_handler(handler)
     settings = server_options(options)
-    sockets = await _listen(host, port, settings)
-    await _run(handler, settings, sockets, host, task_status.started)
+
+    async def serve() -> None:
+        sockets = await _listen(host, port, settings)
+        await _run(handler, settings, sockets, host, task_status.started)
+
+    return NotEntered(
+        serve(),
+        "serve() is awaited, and runs until it is cancelled: to run a server beside a block, say "
+        "'async with creche.serving(...)'",
+    )
 
 
 class serving(Pending[Server]):
@@ -88,6 +98,14 @@ class serving(Pending[Server]):
         self._handler = handler
         self._where = host, port
         self._options = server_options(options)
+
+    if not TYPE_CHECKING:  # who finds these mistakes alone
+
+        def __await__(self) -> NoReturn:
+            raise TypeError("serving() is entered by 'async with'; what is awaited is serve()")
+
+        def __aiter__(self) -> NoReturn:
+            raise TypeError("serving() is entered by 'async with'")
 
     async def _open(self) -> Server:
         name, port = self._where
@@ -247,8 +265,8 @@ async def _run(
 
 
 def _check_handler(handler: object) -> None:
-    if not callable(handler) and not isinstance(handler, DecidingHandler):
-        raise TypeError(f"handler must be callable, not {type(handler).__name__}")
+    if not isinstance(handler, DecidingHandler):
+        check_handler(handler, "the WebSocket")
 
 
 def _resolve_hosts(options: ServerHandshakeOptions, sockets: Sequence[socket.socket]) -> None:

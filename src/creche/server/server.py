@@ -24,6 +24,7 @@ from creche.server.stream_visitor import StreamVisitor
 from creche.server.visitor import Visitor
 from creche.transports.accepting import Acceptor, accept_streams
 from creche.transports.listening import listener_address, listening_address
+from creche.transports.sockets import shown_path
 
 # While there are as many handshakes as may be, clients are accepted with so many seconds between
 # them: then each has a time for its handshake before it is the oldest.
@@ -89,6 +90,14 @@ class Server:
         ]
         for acceptor in self._acceptors:
             acceptor.start()
+        if sockets:
+            options["logger"].info("listening at %s", ", ".join(self._places()))
+
+    def _places(self) -> list[str]:
+        """Where it listens, for people."""
+        paths = [address for address in self.addresses if not isinstance(address, tuple)]
+        on_tcp = len(paths) < len(self.addresses)
+        return [*([self.url] if on_tcp else []), *map(shown_path, paths)]
 
     @property
     def connections(self) -> set[WebSocket]:

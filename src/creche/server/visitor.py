@@ -237,7 +237,8 @@ class Visitor(Answerer):
     def failed(self, exc: Exception) -> None:
         if not self._told:
             self._told = True
-            self._register.refused(exc)
+            request = None if self._answering is None else self._answering.request
+            self._register.refused(exc, None if request is None else request.client_address)
 
     def gone(self) -> None:
         if self._task is None:
