@@ -33,7 +33,7 @@ def test_the_demo_shows_what_the_library_is_for_on_each_backend(
         "one exception tells: no close frame received; none sent",
         "MB, then 5 bytes",
         "broadcast() has passed the slow one over",
-        "the quick one has received 20 messages",
+        "the quick one has received",
     ):
         assert output.count(line) == 2, line
     for backend in ("asyncio", "trio"):

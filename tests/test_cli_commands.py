@@ -24,6 +24,7 @@ from prompt_toolkit.output import DummyOutput
 import creche
 from creche import cli
 from creche.cli.console import open_missing_streams
+from creche.cli.serve import Comings
 from creche.connection.websocket import Handler
 from peers import creche_server, in_thread
 from support import BACKENDS, BlockingClient, echo, free_port
@@ -97,7 +98,7 @@ def test_each_line_is_sent_and_each_message_printed(run: Run, stdin: Input) -> N
     with in_thread(creche_server(echo_times(3))) as port:
         status, out, err = run("connect", uri(port))
     assert (status, out) == (0, "one\ntwo\nlast\n")
-    assert err == f"* connected to {uri(port)}\n* closed with 1000\n"
+    assert err == f"* connected to {uri(port)}\n* closed with 1000 (normal closure)\n"
 
 
 def test_a_password_is_not_shown(run: Run, stdin: Input) -> None:
@@ -105,7 +106,9 @@ def test_a_password_is_not_shown(run: Run, stdin: Input) -> None:
     with in_thread(creche_server(echo_times(0))) as port:
         status, _, err = run("connect", uri(port).replace("//", "//user:SECRET@") + "/?SECRET")
     assert status == 0
-    assert err == f"* connected to ws://***@localhost:{port}/\n* closed with 1000\n"
+    assert (
+        err == f"* connected to ws://***@localhost:{port}/\n* closed with 1000 (normal closure)\n"
+    )
     status, _, err = run("connect", "ws://localhost", "--header", "Authorization SECRET")
     assert status == 2
     assert "SECRET" not in err
@@ -128,7 +131,7 @@ def test_a_terminal_is_shown_no_escape_sequence_wherever_the_input_comes_from(
         _, out, err = run("connect", uri(port))
     shown = "\\x1b]0;owned\\x07\\x1b[2J\\x9b2J\\u202e"
     assert out == f"{shown}\n\t{'x' * 1000}\n"
-    assert err.endswith(f"* closed with 1000: {shown}\\n* forged\n")
+    assert err.endswith(f"* closed with 1000 (normal closure): {shown}\\n* forged\n")
 
 
 def test_a_file_gets_what_the_server_has_sent(run: Run, stdin: Input) -> None:
@@ -170,7 +173,7 @@ def test_it_goes_on_until_the_server_closes(run: Run, stdin: Input) -> None:
     with in_thread(creche_server(count_down)) as port:
         status, out, err = run("connect", uri(port))
     assert (status, out) == (0, "3\n2\n1\n")
-    assert err.endswith("* closed with 1001: lift-off\n")
+    assert err.endswith("* closed with 1001 (going away): lift-off\n")
 
 
 def test_an_output_that_nobody_reads_ends_it_without_a_traceback() -> None:
@@ -281,7 +284,7 @@ def test_a_bad_end_is_told_by_the_status(run: Run, stdin: Input) -> None:
     with in_thread(creche_server(refuse)) as port:
         status, _, err = run("connect", uri(port))
     assert status == 1
-    assert err.endswith("* closed with 4000: not you\n")
+    assert err.endswith("* closed with 4000 (private use): not you\n")
 
 
 def test_json_and_binary_messages_are_printed_as_they_are(run: Run, stdin: Input) -> None:
@@ -326,7 +329,7 @@ def test_a_signal_closes_the_connection(run: Run, stdin: Input) -> None:
     with in_thread(creche_server(handler)) as port:
         status, _, err = run("connect", uri(port))
         assert status == 0
-        assert err.endswith("* closed with 1000\n")
+        assert err.endswith("* closed with 1000 (normal closure)\n")
     assert codes == [1000]
 
 
@@ -485,7 +488,7 @@ NO_PORTS = ("70000", "65536", "-1", "x", "1.5", "9" * 5000)
     ("arguments", "text"),
     [
         *(
-            (["--port", port], f"argument --port: invalid port value: '{port}'")
+            (["--port", port], f"argument --port: must be 0 to 65535, not '{port[:20]}'")
             for port in NO_PORTS
         ),
         (["--host", "a..b"], "--host must be the name or the IP address of a host, not 'a..b'"),
@@ -496,6 +499,41 @@ def test_where_no_server_can_listen_is_named(run: Run, arguments: list[str], tex
     assert (status, out) == (2, "")
     assert text in err
     assert err.startswith("usage: creche serve")
+
+
+def test_an_option_that_is_unknown_is_told_by_its_command(run: Run) -> None:
+    status, out, err = run("connect", "ws://localhost", "--orign", "x")
+    assert (status, out) == (2, "")
+    assert err.startswith("usage: creche connect")
+    assert "unrecognized arguments: --orign x; is it --origin?\n" in err
+    assert run("serve", "--nonsense")[2].endswith("unrecognized arguments: --nonsense\n")
+
+
+def test_an_event_loop_that_is_not_installed_is_told(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("creche.cli.arguments.find_spec", lambda _: None)
+    status, _, err = run("serve", "--backend", "trio")
+    assert status == 2
+    assert "argument --backend: trio is not installed: pip install trio" in err
+
+
+def test_of_many_who_come_and_go_some_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    log = Comings()
+    for _ in range(2):
+        for number in range(12):
+            log.note("+", f"client {number}")
+        log.note("-", "client 0")
+        log.sum_up()
+    assert (
+        capsys.readouterr().out.splitlines()
+        == [
+            *[f"+ client {number}" for number in range(10)],
+            "+ 2 more",
+            "- 1 more",
+        ]
+        * 2
+    )
 
 
 @contextmanager

@@ -8,7 +8,8 @@ import signal
 import ssl
 import sys
 from collections.abc import Sequence
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, NoReturn
 
 import anyio
 from anyio.abc import TaskStatus
@@ -46,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in COMMANDS:
         module.add_to(commands)
-    given = parser.parse_args(arguments)
+    given, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        _refuse(commands.choices[given.command], unknown)
     options = {"use_uvloop": True} if given.backend == "uvloop" else {}
     backend = "asyncio" if given.backend == "uvloop" else given.backend
     try:
@@ -58,6 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"creche: {escape(explain(exc), None)}", file=sys.stderr)
         status = 1
     sys.exit(status)
+
+
+def _refuse(command: argparse.ArgumentParser, unknown: list[str]) -> NoReturn:
+    """Say which arguments a command does not know, and which of its options is meant perhaps."""
+    options = [name for action in command._actions for name in action.option_strings]
+    meant = get_close_matches(unknown[0].partition("=")[0], options, 1)
+    advice = f"; is it {meant[0]}?" if meant else ""
+    command.error(f"unrecognized arguments: {' '.join(unknown)}{advice}")
 
 
 def explain(exc: Exception) -> str:

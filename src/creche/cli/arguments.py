@@ -18,6 +18,9 @@ from creche.options.resolving import client_options
 Command = Callable[[], Awaitable[int | None]]
 
 
+_LAST_PORT = 2**16 - 1
+
+
 class UsageError(Exception):
     """The arguments are wrong; the text says which, and why."""
 
@@ -26,10 +29,17 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
     """--backend: the event loop."""
     parser.add_argument(
         "--backend",
-        choices=[name for name in ("asyncio", "uvloop", "trio") if find_spec(name)],
+        type=_installed,
+        choices=["asyncio", "uvloop", "trio"],
         default="asyncio",
         help="the event loop (default: asyncio)",
     )
+
+
+def _installed(name: str) -> str:
+    if name in ("uvloop", "trio") and find_spec(name) is None:
+        raise argparse.ArgumentTypeError(f"{name} is not installed: pip install {name}")
+    return name
 
 
 def add_client_tls(parser: argparse.ArgumentParser) -> None:
@@ -93,8 +103,11 @@ def delay(text: str) -> float:
 
 def port(text: str) -> int:
     """A TCP port, or 0 for a free one."""
-    value = int(text)
-    check_port("port", value, 0)
+    try:
+        value = int(text)
+        check_port("port", value, 0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be 0 to {_LAST_PORT}, not {text[:20]!r}") from None
     return value
 
 

@@ -74,6 +74,8 @@ async def run(given: argparse.Namespace, options: Mapping[str, Any]) -> int:
         async with creche.connect(given.uri, **options) as ws:
             agreed = f", subprotocol {ws.subprotocol}" if ws.subprotocol else ""
             console.note(f"connected to {without_secrets(given.uri)}{agreed}")
+            if console.interactive:
+                console.note("each line is sent as a message; Ctrl-D or Ctrl-C closes")
             try:
                 return await _talk(ws, console, given)
             finally:
@@ -81,7 +83,8 @@ async def run(given: argparse.Namespace, options: Mapping[str, Any]) -> int:
                 with anyio.CancelScope(shield=True):
                     await ws.aclose(1000)
                 reason = f": {ws.close_reason}" if ws.close_reason else ""
-                console.note(f"closed with {ws.close_code}{reason}")
+                code = creche.Close(ws.close_code or 1006)
+                console.note(f"closed with {code}{reason}")
 
 
 def _header(text: str) -> tuple[str, str]:

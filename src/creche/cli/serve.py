@@ -16,6 +16,9 @@ from creche.cli.arguments import Command, UsageError, add_backend, port
 from creche.cli.console import say
 from creche.handshake.addresses import check_listening
 
+# So many of those who come and go in a second have a line of their own.
+_MOST_TOLD = 10
+
 # Where --tls is said without a file.
 MADE = ""
 
@@ -72,13 +75,39 @@ def _make_certificate(context: ssl.SSLContext) -> bytes:
     return ca.cert_pem.bytes()
 
 
+class Comings:
+    """Tells who comes and goes: some of them in each second, and of the others how many."""
+
+    def __init__(self) -> None:
+        self._told = 0
+        self._untold = {"+": 0, "-": 0}
+
+    def note(self, sign: str, client: str) -> None:
+        """Somebody has come (+), or gone (-)."""
+        if self._told < _MOST_TOLD:
+            self._told += 1
+            say(f"{sign} {client}")
+        else:
+            self._untold[sign] += 1
+
+    def sum_up(self) -> None:
+        """Another second begins."""
+        self._told = 0
+        for sign, count in self._untold.items():
+            if count:
+                say(f"{sign} {count} more")
+                self._untold[sign] = 0
+
+
 async def run(
     given: argparse.Namespace, context: ssl.SSLContext | None, ca: bytes | None = None
 ) -> None:
+    log = Comings()
+
     async def handler(ws: creche.WebSocket) -> None:
         address = ws.remote_address
         client = f"{address[0]} port {address[1]}"
-        say(f"+ {client}")
+        log.note("+", client)
         try:
             async for message in ws:
                 if given.broadcast:
@@ -86,7 +115,7 @@ async def run(
                 else:
                     await ws.send(message)
         finally:
-            say(f"- {client}")
+            log.note("-", client)
 
     with tempfile.TemporaryDirectory() as directory:
         async with creche.serving(
@@ -99,4 +128,6 @@ async def run(
                 advice = f" --ca {path}"
             say(f"listening at {server.url}")
             say(f"try: creche connect {server.url}{advice}")
-            await anyio.sleep_forever()
+            while True:
+                await anyio.sleep(1)
+                log.sum_up()
