@@ -230,3 +230,12 @@ async def test_a_deadline_is_judged_when_what_has_arrived_was_read() -> None:
             time.sleep(0.5)  # noqa: ASYNC251 - as if the loop were held up, or the process stopped
             await settle()
             assert opened[0].state == "open"
+
+
+async def test_why_a_connection_has_no_close_code_of_the_peers_is_told() -> None:
+    async with raw_server(close_timeout=60) as (ws, _):
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await ws.aclose()
+        with pytest.raises(creche.ConnectionAlreadyClosed, match="closing was cancelled"):
+            await ws.receive()

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import signal
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +17,7 @@ from creche.engine import current
 from creche.engine.current import current_engine
 from creche.engine.deadlines import NEVER, Deadlines
 from creche.engine.engine import Engine
+from creche.engine.on_trio import _is_handled
 from creche.testing import memory_pair
 from support import BACKENDS, settle, until
 
@@ -363,6 +366,29 @@ async def test_on_trio_an_interrupt_is_led_to_the_main_task(
     assert led == [leads]
     assert len(raised) == leads
     assert not engine.lead_interrupt(exc)  # here it may strike by itself
+
+
+@pytest.mark.skipif(
+    threading.current_thread() is not threading.main_thread(), reason="signals need the main thread"
+)
+def test_an_interrupt_is_led_where_trio_handles_it_and_nowhere_else() -> None:
+    def handler(number: int, frame: object) -> None:
+        pass
+
+    seen: list[bool] = []
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        for module in ("trio._core._ki", "trionics", None):
+            handler.__module__ = module  # type: ignore[assignment]
+            signal.signal(signal.SIGINT, handler)
+            seen.append(_is_handled())
+        handler.__module__ = "trio._core._ki"
+        thread = threading.Thread(target=lambda: seen.append(_is_handled()))
+        thread.start()
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [True, False, False, False]
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -390,6 +390,8 @@ def test_keepalive_is_each_connections_own(backend: str) -> None:
             await anyio.sleep(1000)
             with pytest.raises(ValueError, match="ping_interval must be a positive number"):
                 ws.set_keepalive(0)
+            with pytest.raises(ValueError, match="ping_timeout"):
+                ws.set_keepalive(1, 0)
             ws.set_keepalive(3, 2)
             start = anyio.current_time()
             opcode, _ = await peer.receive()

@@ -527,6 +527,25 @@ async def test_who_comes_and_goes_is_logged_at_debug_only(
     assert "closed the connection before it asked" in caplog.text
 
 
+async def test_how_a_handler_met_the_end_is_told_to_who_debugs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handler(ws: creche.WebSocket) -> None:
+        await ws.receive()
+
+    caplog.set_level(logging.DEBUG, "creche.server")
+    async with creche.serving(handler, "127.0.0.1") as server:
+        async with creche.connect(server.url):
+            pass
+        await until(lambda: not server.connections)
+    assert any(
+        message.endswith(
+            "handler met the end: got 1000 (normal closure); sent 1000 (normal closure)"
+        )
+        for message in caplog.messages
+    )
+
+
 # Stopping
 
 

@@ -114,8 +114,9 @@ async def test_where_no_address_is_here_the_error_names_the_first(
         await bind_tcp("elsewhere.example", 7)
     assert caught.value.errno == errno.EADDRNOTAVAIL
     fake_addresses(monkeypatch)
-    with pytest.raises(OSError, match=r"cannot resolve nowhere\.example"):
+    with pytest.raises(OSError, match=r"cannot resolve nowhere\.example") as caught:
         await bind_tcp("nowhere.example", 7)
+    assert caught.value.errno == errno.EADDRNOTAVAIL
     assert count_descriptors() == before
 
 

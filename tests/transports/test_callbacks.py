@@ -1,4 +1,4 @@
-"""An application gets hold of a connection's socket, and closes or detaches it."""
+"""Who is called back for a socket, also where an application closes or detaches it."""
 
 from __future__ import annotations
 
@@ -167,6 +167,23 @@ def test_who_is_called_for_what_was_taken_is_called_once() -> None:
             transport.close()
         finally:
             os.close(descriptor)
+
+
+def test_who_has_nothing_to_write_any_more_is_not_called_again() -> None:
+    callbacks: Any = Callbacks()
+    ours, theirs = socket.socketpair()
+    with theirs:
+        transport = CallbackSocketTransport(ours)
+        transport.start(callbacks, Receiver())
+        transport.write(bytes(2**20))
+        descriptor = ours.fileno()
+        while transport.waiting():
+            assert descriptor in callbacks.writers
+            theirs.recv(2**20)
+            callbacks.writers[descriptor]()
+        assert not callbacks.writers
+        transport.close()
+    assert not callbacks.readers
 
 
 def test_the_callbacks_of_who_has_its_number_now_stay() -> None:
