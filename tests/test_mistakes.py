@@ -7,12 +7,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from unittest.mock import create_autospec
 
 import anyio
 import pytest
 
 import creche
 from creche.connection.callables import check_handler
+from creche.testing import memory_pair
 from support import echo, free_port, make_tls
 
 pytestmark = pytest.mark.anyio
@@ -99,7 +101,7 @@ MISTAKES: dict[str, tuple[Mistake, type[BaseException], str]] = {
     "ws.send_message()": (lambda s: s.ws.send_message(), AttributeError, r"here it is send\(\)"),
     "ws.path": (lambda s: s.ws.path, AttributeError, "here it is request.path"),
     "ws.loop": (lambda s: s.ws.loop, AttributeError, "'loop': leave it out, since a connection"),
-    "ws.latenci": (lambda s: s.ws.latenci, AttributeError, "WebSocket has no 'latenci'$"),
+    "ws.latenci": (lambda s: s.ws.latenci, AttributeError, "object has no attribute 'latenci'"),
     "open_websocket_url": (
         lambda s: unchecked.open_websocket_url,
         AttributeError,
@@ -313,3 +315,17 @@ def test_whatever_may_give_an_awaitable_is_a_handler(handler: Any) -> None:
 def test_of_what_nobody_knows_what_it_takes_nothing_is_said() -> None:
     check_handler(dict.fromkeys, "the WebSocket")
     check_handler(type("Odd", (), {"__signature__": 1, "__call__": echo})(), "the WebSocket")
+
+
+def test_the_names_of_others_are_not_there() -> None:
+    members = {name for name in dir(creche.WebSocket) if hasattr(creche.WebSocket, name)}
+    assert "receive" in members
+    assert not {"recv", "close", "open", "path"} & members
+    create_autospec(creche.WebSocket)
+
+
+async def test_the_names_of_others_are_not_offered() -> None:
+    async with memory_pair() as (ws, _):
+        assert "receive" in dir(ws)
+        assert "recv" not in dir(ws)
+        assert not hasattr(ws, "recv")

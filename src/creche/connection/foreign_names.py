@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import NoReturn, TypeVar
 
 from creche.options.hints import LEAVE_OUT, told
+
+T = TypeVar("T")
 
 # websockets, trio-websocket, Starlette, aiohttp, httpx-ws, wsproto and picows.
 _NAMES: Mapping[str, str] = {
@@ -100,10 +103,29 @@ def unknown_name(name: str) -> AttributeError:
     )
 
 
-def unknown_member(name: str, owner: object) -> AttributeError:
-    """The error for a member that does not exist, which says what it is here if others have it."""
-    meant = _NAMES.get(name)
-    kind = type(owner).__name__
-    text = f"{kind} has no {name!r}" + (f": {told(meant)}" if meant else "")
-    # With the name and the object Python looks for one that is nearly the same.
-    return AttributeError(text, name=None if meant else name, obj=None if meant else owner)
+class ForeignName:
+    """A member that there is not, which says what it is here.
+
+    A `__getattr__` would do the same, and would make each look at any member slower.
+    """
+
+    def __init__(self, name: str, meant: str) -> None:
+        self._name = name
+        self._meant = meant
+
+    def __get__(self, owner: object, kind: type) -> NoReturn:
+        text = f"{kind.__name__} has no {self._name!r}: {told(self._meant)}"
+        raise AttributeError(text, name=None, obj=None)  # or Python would add names that are alike
+
+
+def explain_names(kind: type[T]) -> type[T]:
+    """Let a class explain the names of others; a decorator."""
+    for name, meant in _NAMES.items():
+        assert not hasattr(kind, name)
+        setattr(kind, name, ForeignName(name, meant))
+    return kind
+
+
+def own_names(names: Iterable[str]) -> list[str]:
+    """Those that are not of others."""
+    return [name for name in names if name not in _NAMES]

@@ -7,7 +7,7 @@ import uuid
 import warnings
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import anyio
 from anyio.abc import ObjectStream, SocketAttribute
@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 
 from creche.connection.callables import callable_name, check_async
 from creche.connection.endpoint import Endpoint
-from creche.connection.foreign_names import unknown_member
+from creche.connection.foreign_names import explain_names, own_names
 from creche.connection.handlers import ConnectionTaskGroup
 from creche.connection.link import Link
 from creche.connection.streams import ReceiveStream, SendStream
@@ -34,6 +34,7 @@ from creche.transports.base import Transport
 Handler = Callable[["WebSocket"], Awaitable[object]]
 
 
+@explain_names
 class WebSocket(Endpoint, ObjectStream[str | bytes]):
     """One end of an open connection.
 
@@ -88,10 +89,8 @@ class WebSocket(Endpoint, ObjectStream[str | bytes]):
         self._link.connection.observer = frame_observer(self, self._base_logger, self._trace)
         self._link.start(early_data)
 
-    if not TYPE_CHECKING:  # for whom every name would exist then
-
-        def __getattr__(self, name: str) -> Any:
-            raise unknown_member(name, self)
+    def __dir__(self) -> list[str]:
+        return own_names(super().__dir__())
 
     # What is known of the connection
 
