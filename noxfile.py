@@ -1,4 +1,4 @@
-"""`nox` runs the tests on each Python found, compiled and pure, then lint and types."""
+"""`nox` runs the tests that say in a minute whether creche works here; `nox -t ci` all others."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ PYTHONS = ["3.11", "3.12", "3.13"]
 OLDEST, NEWEST = PYTHONS[0], PYTHONS[-1]
 # Each Python is tested, and each build on two of them; with arguments both builds on each.
 COMPILED_ON, PURE_ON = (OLDEST, NEWEST), PYTHONS[:-1]
-# What `nox` runs; the others are asked for by name, since they take long or measure.
-nox.options.sessions = [
-    *("tests", "autobahn", "interop", "fuzz", "docs", "without_compiler", "lint", "types")
-]
+# What `nox` runs. Those with the tag are for each change; the others take long or measure.
+nox.options.sessions = ["quick"]
+CI = ["ci"]
+# Both event loops, and what most programs do.
+QUICK = (
+    *("tests/protocol", "tests/handshake", "tests/connection", "tests/client"),
+    *("tests/server", "tests/test_mistakes.py", "tests/test_app.py", "-k", "not uvloop"),
+)
 SWEEP = (
     "tests/hostile/test_cancellation.py::"
     "test_whatever_is_cancelled_wherever_nothing_is_torn_lost_or_left"
@@ -58,7 +62,15 @@ def runs(*command: str) -> bool:
         return False
 
 
-@nox.session(python=PYTHONS)
+@nox.session
+def quick(session: nox.Session) -> None:
+    """The tests that a newcomer needs, on this Python and the build that it gets."""
+    install_group(session, "test")
+    session.install(".")
+    session.run("python", "-m", "pytest", "-q", "-n", "2", *(session.posargs or QUICK))
+
+
+@nox.session(python=PYTHONS, tags=CI)
 def tests(session: nox.Session) -> None:
     """The tests, compiled and pure; on the oldest Python with coverage, which must be complete.
 
@@ -106,7 +118,7 @@ def run_tests(session: nox.Session, build: str, *arguments: str) -> None:
     session.run(*command, env={"CRECHE_BUILD": build})
 
 
-@nox.session
+@nox.session(tags=CI)
 def docs(session: nox.Session) -> None:
     """The pages, without a warning; their programs and the examples, on both backends."""
     install_group(session, "docs")
@@ -118,7 +130,7 @@ def docs(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "-n", "2", *(session.posargs or ["tests/docs"]))
 
 
-@nox.session
+@nox.session(tags=CI)
 def autobahn(session: nox.Session) -> None:
     """The Autobahn test suite, a choice of its cases; --full for all, --pure, --role, --backend."""
     python2 = find_python2()
@@ -137,7 +149,7 @@ def autobahn(session: nox.Session) -> None:
     session.run(*command, env={"PYTHONPATH": "tests"})
 
 
-@nox.session
+@nox.session(tags=CI)
 def interop(session: nox.Session) -> None:
     """Each role against each peer that can be installed, as a matrix."""
     install_group(session, "core-test")
@@ -204,7 +216,7 @@ def soak(session: nox.Session) -> None:
     run_tool(session, "tests/soak.py")
 
 
-@nox.session
+@nox.session(tags=CI)
 def fuzz(session: nox.Session) -> None:
     """Fuzz the compiled modules, 20 seconds a target; --seconds, --only, --corpus, --planted.
 
@@ -295,7 +307,7 @@ def run_tool(session: nox.Session, path: str, group: str = "test") -> None:
     session.run("python", path, *session.posargs, env={"PYTHONPATH": "tests"})
 
 
-@nox.session
+@nox.session(tags=CI)
 def without_compiler(session: nox.Session) -> None:
     """An install where compiling fails: it succeeds, and runs as Python."""
     install_group(session, "core-test")
@@ -305,7 +317,7 @@ def without_compiler(session: nox.Session) -> None:
     session.run("python", "-m", "creche", "demo")
 
 
-@nox.session
+@nox.session(tags=CI)
 def lint(session: nox.Session) -> None:
     """Style, by ruff."""
     install_group(session, "lint")
@@ -313,7 +325,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check")
 
 
-@nox.session
+@nox.session(tags=CI)
 def types(session: nox.Session) -> None:
     """Types, by mypy --strict."""
     install_group(session, "docs")

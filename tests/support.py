@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib.util
+import logging
 import os
 import resource
 import socket
@@ -58,6 +59,15 @@ REQUEST = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """What a server has logged, but for where it listens."""
+    return [
+        record
+        for record in caplog.records
+        if record.name == "creche.server" and not record.getMessage().startswith("listening at ")
+    ]
 
 
 class JumpingLoop(asyncio.SelectorEventLoop):

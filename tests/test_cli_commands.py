@@ -525,6 +525,7 @@ def test_of_many_who_come_and_go_some_are_told(capsys: pytest.CaptureFixture[str
             log.note("+", f"client {number}")
         log.note("-", "client 0")
         log.sum_up()
+    log.sum_up()
     assert (
         capsys.readouterr().out.splitlines()
         == [
@@ -584,7 +585,9 @@ def test_the_server_sends_messages_back(run: Run, backend: str) -> None:
     assert went == came.replace("+", "-")
 
 
-def test_the_server_relays_between_clients(run: Run) -> None:
+def test_the_server_relays_between_clients(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("creche.cli.serve._SUMMED_UP_EVERY", 0.001)
+
     def client(port: int) -> None:
         with BlockingClient(port) as one, BlockingClient(port) as two:
             two.send("hello")

@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 import creche
+from creche.client.advice import add_advice
 from creche.connection.callables import check_handler
 from creche.testing import memory_pair
 from support import echo, free_port, make_tls
@@ -329,3 +330,21 @@ async def test_the_names_of_others_are_not_offered() -> None:
         assert "receive" in dir(ws)
         assert "recv" not in dir(ws)
         assert not hasattr(ws, "recv")
+
+
+async def test_what_serve_gives_is_a_coroutine_like_any_other() -> None:
+    with anyio.move_on_after(0):
+        await creche.serve(echo, "127.0.0.1")
+    coroutine: Any = creche.serve(echo, "127.0.0.1")
+    assert "serve" in repr(coroutine)
+    assert coroutine.__name__ == "serve"
+    with pytest.raises(LookupError):
+        coroutine.throw(LookupError)
+    coroutine.close()
+
+
+def test_for_a_certificate_that_has_expired_there_is_no_advice() -> None:
+    error = ssl.SSLCertVerificationError(1, "certificate has expired")
+    error.verify_code = 10
+    add_advice(error)
+    assert error.strerror == "certificate has expired"

@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint
 import creche
 from creche.protocol.frames import BINARY, CLOSE, PING, PONG, TEXT
 from creche.testing import memory_pair
-from support import echo, raw_client, raw_server, settle, two_ends, until
+from support import echo, raw_client, raw_server, said, settle, two_ends, until
 
 pytestmark = pytest.mark.anyio
 
@@ -564,7 +564,7 @@ async def test_a_loss_that_leaves_a_handler_is_one_line_without_traceback(
             assert await peer.receive() == (TEXT, b"x")
         await until(lambda: not server.connections)
         assert server.stats.failed == 0
-    lines = [record for record in caplog.records if record.name == "creche.server"]
+    lines = said(caplog)
     assert [record.levelname for record in lines] == ["INFO"]
     assert lines[0].exc_info is None
     assert "without a closing handshake" in lines[0].getMessage()

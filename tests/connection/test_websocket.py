@@ -579,7 +579,7 @@ async def test_wrong_use_of_run_is_told() -> None:
         until_what: Any = "some"
         with pytest.raises(TypeError, match="at least one handler"):
             await client.run()
-        with pytest.raises(TypeError, match="handlers must be callable, not int"):
+        with pytest.raises(TypeError, match="handler must be callable, not int"):
             await client.run(bad)
         with pytest.raises(ValueError, match='until must be "first" or "all"'):
             await client.run(creche.discard, until=until_what)

@@ -153,7 +153,7 @@ async def test_a_plain_port_is_told_as_such_by_a_client_of_tls() -> None:
     async with creche.serving(echo, "127.0.0.1") as server:
         error = await opening(server.url.replace("ws", "wss"))
     text = "the server does not speak TLS, it seems to be HTTP: 'HTTP/1.1 400 Bad Request'"
-    assert str(error) == f"[SSL: WRONG_VERSION_NUMBER] {text}"
+    assert str(error) == f"[SSL: WRONG_VERSION_NUMBER] {text}; without TLS, say ws"
 
 
 async def test_a_server_that_nobody_knows_is_told_at_once_with_what_it_says() -> None:
@@ -164,7 +164,7 @@ async def test_a_server_that_nobody_knows_is_told_at_once_with_what_it_says() ->
         assert str(error) == f"the server's answer is not HTTP/1.1: {says}"
         error = await opening(f"wss://127.0.0.1:{port}/")
         assert isinstance(error, ssl.SSLError)
-        assert str(error).endswith(f"the server does not speak TLS: {says}")
+        assert str(error).endswith(f"the server does not speak TLS: {says}; without TLS, say ws")
 
 
 async def test_nothing_is_left_open_where_something_else_answers() -> None:
@@ -361,7 +361,9 @@ async def test_behind_a_proxy_over_tls_three_bytes_are_judged_already(
     server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
     error = await opening_by_tunnel(b"abc", "waits", server_tls, client_tls)
-    assert str(error) == "[SSL: WRONG_VERSION_NUMBER] the server does not speak TLS: 'abc'"
+    assert str(error) == (
+        "[SSL: WRONG_VERSION_NUMBER] the server does not speak TLS: 'abc'; without TLS, say ws"
+    )
 
 
 @pytest.mark.parametrize(

@@ -609,6 +609,27 @@ async def test_a_server_says_where_it_listens(
     assert f"listening at {tmp_path / 'socket'}" in caplog.messages
 
 
+async def test_draining_leaves_those_alone_about_whom_is_decided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_module, "_ASKING_SECONDS", 0.01)
+    deciding, decided = anyio.Event(), anyio.Event()
+
+    async def decide(_request: creche.Request) -> None:
+        deciding.set()
+        await decided.wait()
+
+    async with creche.serving(echo, "127.0.0.1", process_request=decide) as server:
+        async with raw(server) as stream, half_open(server, 1), anyio.create_task_group() as tg:
+            await stream.send(REQUEST)
+            await deciding.wait()
+            tg.start_soon(server.drain)
+            await until(lambda: server.stats.refused == 1)
+            decided.set()
+            assert (await read_head(stream)).startswith(b"HTTP/1.1 101 ")
+            await stream.aclose()
+
+
 async def test_a_shutdown_may_begin_in_a_trace_callback() -> None:
     def begin(event: str, _info: dict[str, Any]) -> None:
         if event == "connection.open.started":

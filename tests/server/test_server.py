@@ -19,7 +19,16 @@ from anyio.abc import SocketAttribute, TaskStatus
 import creche
 from creche.protocol.frames import CLOSE, TEXT
 from creche.testing import memory_byte_pair
-from support import cancelled_once, count_descriptors, echo, echo_over, raw_client, settle, until
+from support import (
+    cancelled_once,
+    count_descriptors,
+    echo,
+    echo_over,
+    raw_client,
+    said,
+    settle,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -521,7 +530,7 @@ async def test_who_comes_and_goes_is_logged_at_debug_only(
                     with pytest.raises(anyio.EndOfStream):
                         await stream.receive()
         await until(lambda: server.stats.refused == 3)
-    levels = {record.levelname for record in caplog.records if record.name == "creche.server"}
+    levels = {record.levelname for record in said(caplog)}
     assert levels == {"DEBUG"}
     assert "took over 0.2 s" in caplog.text
     assert "closed the connection before it asked" in caplog.text
@@ -859,7 +868,7 @@ async def test_a_handler_that_ends_by_the_end_is_no_failure(
             pass
         await until(lambda: not server.connections)
         assert server.stats.failed == 0
-    assert [r for r in caplog.records if r.name.startswith("creche")] == []
+    assert said(caplog) == []
 
 
 async def test_the_end_inside_a_group_is_no_failure_either() -> None:

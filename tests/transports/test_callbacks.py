@@ -246,6 +246,29 @@ async def test_one_that_was_closed_in_a_pause_is_told_of() -> None:
     assert [exc.args[0] for exc in failures] == [errno.EBADF]
 
 
+# The event loops
+
+
+async def test_asyncio_watches_who_has_the_number_of_one_that_was_closed(
+    backend_name: str,
+) -> None:
+    if backend_name != "asyncio":
+        pytest.skip("it is asyncio's")
+    called: list[str] = []
+    engine: Any = current_engine()
+    ours, theirs = socket.socketpair()
+    with theirs:
+        descriptor = ours.fileno()
+        engine.add_writer(descriptor, lambda: called.append("before"))
+        ours.close()
+        with theirs.dup() as again:
+            assert again.fileno() == descriptor
+            engine.add_reader(descriptor, lambda: called.append("now"))
+            await until(lambda: called)
+            engine.remove_reader(descriptor)
+    assert set(called) == {"now"}
+
+
 # Linux's epoll
 
 

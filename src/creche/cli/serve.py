@@ -18,6 +18,7 @@ from creche.handshake.addresses import check_listening
 
 # So many of those who come and go in a second have a line of their own.
 _MOST_TOLD = 10
+_SUMMED_UP_EVERY = 1.0
 
 # Where --tls is said without a file.
 MADE = ""
@@ -129,5 +130,5 @@ async def run(
             say(f"listening at {server.url}")
             say(f"try: creche connect {server.url}{advice}")
             while True:
-                await anyio.sleep(1)
+                await anyio.sleep(_SUMMED_UP_EVERY)
                 log.sum_up()

@@ -43,7 +43,7 @@ class NotEntered(Coroutine[Any, Any, None]):
         self._coroutine.close()
         raise TypeError(self._advice)
 
-    async def __aexit__(
+    async def __aexit__(  # pragma: no cover - without it there would be another error
         self,
         exc_type: type[BaseException] | None,
         exc: BaseException | None,

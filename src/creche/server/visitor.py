@@ -283,7 +283,7 @@ class Visitor(Answerer):
 
     def _refuse_late(self) -> None:
         """The application has not decided in time."""
-        if self._answering is not None and not self._dismissed:
+        if self._answering is not None:  # pragma: no branch - decided in the last moment
             try:
                 self._answering.refuse(reject(500, "the server took too long to decide").response)
             except OSError:
