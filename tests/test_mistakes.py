@@ -15,6 +15,7 @@ import pytest
 import creche
 from creche.client.advice import add_advice
 from creche.connection.callables import check_handler
+from creche.server.entered import NotEntered
 from creche.testing import memory_pair
 from support import echo, free_port, make_tls
 
@@ -341,6 +342,14 @@ async def test_what_serve_gives_is_a_coroutine_like_any_other() -> None:
     with pytest.raises(LookupError):
         coroutine.throw(LookupError)
     coroutine.close()
+
+
+def test_it_is_sent_on_as_an_event_loop_does() -> None:
+    async def immediate() -> None:
+        pass
+
+    with pytest.raises(StopIteration):
+        NotEntered(immediate(), "").send(None)
 
 
 def test_for_a_certificate_that_has_expired_there_is_no_advice() -> None:
