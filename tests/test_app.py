@@ -96,6 +96,28 @@ def test_sigterm_ends_it_gracefully(backend: dict[str, Any]) -> None:
     assert ends == [1001]
 
 
+def test_a_signal_while_it_starts_ends_it(
+    backend: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def start(_self: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(creche.serving, "_open", start)
+    with pytest.raises(SystemExit) as caught:
+        creche.run(echo, "127.0.0.1", **backend)
+    assert caught.value.code == 130
+
+
+def test_what_a_handler_ends_the_program_with_comes_out(backend: dict[str, Any]) -> None:
+    async def handler(ws: creche.WebSocket) -> None:
+        raise SystemExit(3)
+
+    with client(), pytest.raises(SystemExit) as caught:
+        creche.run(handler, "127.0.0.1", **backend)
+    assert caught.value.code == 3
+
+
 def test_a_second_signal_cancels_the_handlers(backend: dict[str, Any]) -> None:
     cancelled = []
 

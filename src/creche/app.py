@@ -17,6 +17,7 @@ from creche.connection.websocket import Handler
 from creche.options.declared import ServerOptions
 from creche.server.deciding import DecidingHandler
 from creche.server.serve import serving
+from creche.server.server import Server
 
 Backend = Literal["asyncio", "trio"]
 
@@ -100,6 +101,8 @@ def _logging() -> Iterator[None]:
 async def _run(server_to_be: serving) -> bool:
     """Serve until a signal comes; whether the first was Ctrl-C."""
     received: list[int] = []
+    servers: list[Server] = []
+    error: BaseException | None = None
 
     async def obey(*, task_status: TaskStatus[None]) -> None:
         try:
@@ -107,8 +110,8 @@ async def _run(server_to_be: serving) -> bool:
                 task_status.started()
                 async for number in signals:
                     received.append(number)
-                    if len(received) == 1:
-                        server.begin_shutdown()
+                    if servers and len(received) == 1:
+                        servers[0].begin_shutdown()
                     else:
                         now.cancel()
         except (NotImplementedError, ValueError, RuntimeError):
@@ -116,11 +119,22 @@ async def _run(server_to_be: serving) -> bool:
             task_status.started()
 
     with anyio.CancelScope() as now:
-        async with server_to_be as server, anyio.create_task_group() as tg:
-            await tg.start(obey)
+        async with anyio.create_task_group() as tg:
+            await tg.start(obey)  # before anybody can see that it listens
             try:
-                await server.wait_stopped()
-            except OSError:
-                pass  # it is raised when the server is left
+                async with server_to_be as server:
+                    servers.append(server)
+                    await server.wait_stopped()
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as exc:
+                error = exc  # the group would put it into another one
+                while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+                    error = error.exceptions[0]  # or sys.exit() would be a traceback on Trio
             tg.cancel_scope.cancel()
+    try:
+        if error is not None:
+            raise error
+    finally:
+        del error  # a frame that keeps what it raises keeps itself
     return received[:1] == [signal.SIGINT]
