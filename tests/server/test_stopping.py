@@ -73,6 +73,72 @@ async def test_a_handler_that_stops_the_server_is_not_waited_for(name: str, how:
     assert done == ["other", "stopped", "after"]
 
 
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("name", ["shutdown", "drain"])
+async def test_handlers_that_stop_the_server_do_not_wait_for_each_other(
+    name: str, how: Any
+) -> None:
+    servers: list[creche.Server] = []
+    begun: list[creche.WebSocket] = []
+
+    async def handler(ws: creche.WebSocket) -> None:
+        await ws.receive()
+        begun.append(ws)
+        await until(lambda: len(begun) == 3)
+        await how(ws, getattr(servers[0], name))
+
+    with anyio.fail_after(20):
+        async with creche.serving(handler, "127.0.0.1") as server:
+            servers.append(server)
+            async with anyio.create_task_group() as tg:
+
+                async def client() -> None:
+                    async with creche.connect(server.url) as ws:
+                        await ws.send("stop")
+                        await creche.discard(ws)
+
+                for _ in range(3):
+                    tg.start_soon(client)
+            await server.wait_stopped()
+    assert len(begun) == 3
+
+
+@pytest.mark.parametrize("name", ["shutdown", "drain"])
+async def test_hooks_that_stop_the_server_do_not_wait_for_each_other(name: str) -> None:
+    servers: list[creche.Server] = []
+    asked = 0
+
+    async def hook(_request: creche.Request) -> None:
+        nonlocal asked
+        asked += 1
+        await until(lambda: asked == 2)
+        await getattr(servers[0], name)()
+
+    async def client() -> None:
+        try:
+            async with creche.connect(servers[0].url) as ws:
+                await creche.discard(ws)
+        except (OSError, creche.WebSocketError):
+            pass
+
+    with anyio.fail_after(20):
+        async with creche.serving(echo, "127.0.0.1", process_request=hook) as server:
+            servers.append(server)
+            async with anyio.create_task_group() as tg:
+                for _ in range(2):
+                    tg.start_soon(client)
+                await server.wait_stopped()
+
+
+async def test_what_has_stopped_may_be_told_to_stop() -> None:
+    async with creche.serving(echo, "127.0.0.1") as server:
+        await server.shutdown()
+        await settle()
+        server.begin_shutdown()
+        await server.drain()
+        await server.shutdown()
+
+
 async def test_a_shutdown_that_is_begun_is_waited_for_by_serve() -> None:
     done = []
 

@@ -113,6 +113,8 @@ class Register:
         # Set when guests have gone and so few are left that somebody may be content.
         self._idle: Event | None = None
         self._most_spared = 0
+        # In whose handlers somebody waits for the end of the others.
+        self._waiting: Counter[Guest] = Counter()
         self._accepted = 0
         self._opened = 0
         self._refusals = 0
@@ -173,16 +175,22 @@ class Register:
 
     async def wait_idle(self, spared: frozenset[Guest] = frozenset()) -> None:
         """Return when there is no guest but those that are `spared`; any number of tasks may
-        wait."""
-        self._most_spared = max(self._most_spared, len(spared))
-        while not self.guests <= spared:
-            if self._idle is None or self._idle.is_set():
-                self._idle = self.account.engine.new_event()
-            with anyio.move_on_after(_CHECK_SECONDS):
-                await self._idle.wait()
-                continue
-            for guest in self.guests - spared:
-                guest.check()
+        wait. Those in whose handlers somebody waits do not wait for each other."""
+        self._waiting.update(spared)
+        self._most_spared = max(self._most_spared, len(self._waiting))
+        if self._idle is not None:
+            self._idle.set()  # for who waits for these already
+        try:
+            while not self.guests <= (spared and self._waiting.keys()):
+                if self._idle is None or self._idle.is_set():
+                    self._idle = self.account.engine.new_event()
+                with anyio.move_on_after(_CHECK_SECONDS):
+                    await self._idle.wait()
+                    continue
+                for guest in self.guests - spared:
+                    guest.check()
+        finally:
+            self._waiting -= Counter(spared)
 
     def tell(self, event: str, **info: Any) -> None:
         """Tell the trace callback."""

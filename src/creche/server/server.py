@@ -174,7 +174,9 @@ class Server:
 
         Arguments and exceptions are those of shutdown().
         """
-        self._start_task(self._shutdown, _checked(code, reason, grace, spread), frozenset())
+        orders = _checked(code, reason, grace, spread)
+        if not self._stopped.is_set():
+            self._start_task(self._shutdown, orders, frozenset())
 
     async def _shutdown(self, orders: _Orders, spared: frozenset[Guest]) -> None:
         close, grace, spread = orders
