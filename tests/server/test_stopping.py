@@ -7,6 +7,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import anyio
@@ -334,3 +335,15 @@ def test_so_does_an_interrupt_where_trio_does_not_handle_ctrl_c(
             outcome(main, backend_name, exc)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+async def test_who_has_gone_before_its_turn_is_not_told_any_more() -> None:
+    async with creche.serving(echo, "127.0.0.1") as server:
+        clients = [await creche.connect(server.url) for _ in range(3)]
+        await until(lambda: len(server.connections) == 3)
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(partial(server.shutdown, spread=0.5))
+            await until(lambda: server.draining)
+            for ws in clients:
+                await ws.aclose(4000)
+        assert server.stats.closed_by_code[4000] >= 2
